@@ -1,0 +1,45 @@
+"""Checkpoints that are complete if they exist: written as ``000060.part``, renamed once, older ones pruned after.
+
+(``os.replace`` cannot replace a full folder, hence a fresh name for each step.)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from rlhf_lite.project import Run
+
+KEEP_LAST = 2
+
+
+def save(run: Run, step: int, write: Callable[[Path], None], *, best: int | None = None) -> Path:
+    """Write a checkpoint and keep it, the best and the last two.
+
+    Args:
+        write: fills the folder it is given.
+        best: the step of the best checkpoint, which is never pruned.
+    """
+    folder = run.folder / "checkpoints"
+    final = folder / f"{step:06d}"
+    part = folder / f"{step:06d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write(part)
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(part, final)
+    for old in run.checkpoints()[:-KEEP_LAST]:
+        if best is None or int(old.name) != best:
+            shutil.rmtree(old)
+    return final
+
+
+def publish(source: Path, adapter: Path) -> None:
+    """Make a folder the run's result, whole or not at all."""
+    part = adapter.with_name("adapter.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(adapter, ignore_errors=True)
+    os.rename(part, adapter)

@@ -1,0 +1,305 @@
+"""PPO on one base: rollout → scores, reference log-probs, values → GAE → clipped updates. Read it top to bottom.
+
+Decided here (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; Huang et al. 2024, "The N+
+implementation details"):
+
+- The KL penalty is k1 inside the reward; its coefficient adapts towards ``kl_target``; ``kl_budget`` is a hard stop.
+- The score lands on the last real token; an answer that does not end by itself loses ``no_eos_penalty``.
+- Scores are scaled by a running standard deviation and clipped; advantages alone are centred.
+- The value model is an adapter of its own that starts as a copy of the reward model's and first trains alone.
+- An epoch ends early when the update has moved the policy by ``max_approx_kl``.
+- What is kept is the checkpoint with the best score on held-out prompts within the budget, not the last one. Step 0,
+  the untrained policy, takes part: training that made nothing better says so.
+- Every step's randomness comes from (seed, step): a resume goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from pathlib import Path
+
+import msgspec
+import torch
+
+from rlhf_lite.engine import checkpoint, objectives, update
+from rlhf_lite.engine.base import SharedBase, peak_memory
+from rlhf_lite.engine.job import Job, StopRequested
+from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.prompts import PromptIds, draw, load_prompts
+from rlhf_lite.engine.rollout import (
+    RewardFunction,
+    RewardModel,
+    Rollout,
+    Scorer,
+    make_rollout,
+)
+from rlhf_lite.engine.sampling import seeded
+from rlhf_lite.engine.statistics import correlation
+from rlhf_lite.engine.validation import validate
+from rlhf_lite.errors import Diverged, OutOfMemory
+from rlhf_lite.events import Changed, Metrics, Resumed, Saved
+from rlhf_lite.settings import Ppo
+
+MAX_ROLLBACKS = 2
+MICRO_BATCH = "micro_batch"  # as an event names it, and a resume reads it
+
+
+def run(job: Job) -> None:
+    """The stage ``ppo``."""
+    base = SharedBase.of(job)
+    prompts = load_prompts(job, base, "train")
+    held_out = load_prompts(job, base, "valid", or_else=prompts)
+    start, reward = _path(job.inputs.start), _path(job.inputs.reward)
+    learner = Learner(base, job.preset.ppo, job.preset.lora, start=start, reward=reward)
+    if reward:
+        score: Scorer = RewardModel(base, reward)
+    else:
+        texts = {tuple(p.ids): p.text for p in [*prompts, *held_out]}
+        score = RewardFunction(base, job.inputs.function, job.inputs.function_sha256, texts)
+    learner.check_trainable()
+    training = Training(job, learner, score, prompts, held_out)
+    stopped = training.run()
+    _publish(job, learner, stopped)
+
+
+class Training:
+    """One PPO run."""
+
+    def __init__(
+        self, job: Job, learner: Learner, score: Scorer, prompts: list[PromptIds], held_out: list[PromptIds]
+    ):
+        self.job, self.learner, self.score = job, learner, score
+        self.prompts, self.held_out = prompts, held_out
+        self.settings: Ppo = job.preset.ppo
+        self.sampling_batch = job.preset.sampling.batch_size
+        self.kl = 0.0  # of the last step's rollout
+
+    @property
+    def step(self) -> int:
+        return self.learner.counters.step
+
+    def run(self) -> str:
+        """All steps; returns why it ended: ``finished`` or ``kl_budget``."""
+        self._begin()
+        while self.step < self.settings.steps:
+            self._live_changes()
+            within, memory_error = False, ""
+            try:
+                within = self.one_step()
+            except FloatingPointError as error:
+                self._roll_back(str(error))
+                continue
+            except torch.OutOfMemoryError as error:
+                memory_error = str(
+                    error
+                )  # not the error: it holds the frames, and they what filled the memory
+            if memory_error:
+                self._shrink(memory_error)
+                continue
+            self.job.progress("PPO steps", self.step, self.settings.steps)
+            if not within:
+                self.job.warn(
+                    f"stopped at step {self.step}: KL {self.kl:.1f} exceeds the budget, {self.settings.kl_budget:g}",
+                    "the best checkpoint within the budget is kept; a larger kl_coef leashes tighter",
+                )
+                return "kl_budget"
+            if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
+                self.validate_and_save()
+        return "finished"
+
+    def one_step(self) -> bool:
+        """One rollout and its updates; False where the KL is over the budget.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite.
+        """
+        began, counters = time.monotonic(), self.learner.counters
+        rollout = self._rollout()
+        counters.scores.update(rollout.scores)
+        scaled = (rollout.scores / counters.scores.std).clamp(
+            -self.settings.score_clip, self.settings.score_clip
+        )
+        rewards = objectives.token_rewards(scaled, rollout.kl, rollout.response_mask, counters.kl_coef)
+        estimate = objectives.gae(
+            rewards, rollout.values, rollout.response_mask, self.settings.gamma, self.settings.lam
+        )
+        kl = float(rollout.kl.sum(-1).mean())
+        if self.step == 0:
+            rollout.check_start()
+            update.warm_up_value(self.learner, self.settings, rollout, estimate.returns)
+        shuffler = random.Random(f"{self.job.inputs.seed}/{self.step}")
+        means = update.update(self.learner, self.settings, rollout, estimate, shuffler)
+        counters.step += 1
+        self._report(rollout, kl, means, time.monotonic() - began)
+        counters.kl_coef = objectives.adapted_kl_coef(counters.kl_coef, kl, self.settings.kl_target)
+        self.kl = kl
+        return kl <= self.settings.kl_budget
+
+    def validate_and_save(self) -> None:
+        """Measure on held-out prompts, remember the best within the budget, write a checkpoint."""
+        counters, sampling = self.learner.counters, self.job.preset.sampling
+        measured = validate(
+            self.learner, self.score, self.held_out, self.settings, seed=self.job.inputs.seed,
+            max_new_tokens=sampling.max_new_tokens, sampling_batch=self.sampling_batch,
+        )  # fmt: skip
+        for event in (*measured.samples, measured.metrics(self.step)):
+            self.job.emit(event)
+        if self.step == 0:
+            counters.score_first = measured.score
+        if measured.kl <= self.settings.kl_budget and measured.score > counters.best_score:
+            counters.best_score, counters.best_step = measured.score, self.step
+        path = checkpoint.save(self.job.run, self.step, self.learner.save, best=counters.best_step)
+        self.job.emit(Saved(step=self.step, path=str(path)))
+
+    def _begin(self) -> None:
+        """Start at step 0, or go on from the newest checkpoint of an earlier life."""
+        found = self.job.run.checkpoints()
+        if found:
+            self.learner.load(found[-1])
+            self.job.emit(Resumed(from_step=self.step))
+            for change in self.job.run.status().changes:  # an earlier life has found out what fits here
+                if change.name == MICRO_BATCH:
+                    self._use_micro_batch(int(change.value))
+        else:
+            self.validate_and_save()
+        self.job.progress("PPO steps", self.step, self.settings.steps)
+
+    def _live_changes(self) -> None:
+        """Act on what the user asked for between two steps."""
+        counters = self.learner.counters
+        for change in self.job.controls():
+            name, value = change.get("name"), change.get("value")
+            if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+                self.job.warn(
+                    f"cannot set {name} to {value}", "kl_coef and learning_rate want a number above 0"
+                )
+                continue
+            if name == "kl_coef":
+                counters.kl_coef = float(value)
+            elif name == "learning_rate":
+                self.learner.set_learning_rate(float(value))
+            else:
+                self.job.warn(f"{name} cannot be changed while training", "kl_coef and learning_rate can")
+                continue
+            self.job.emit(Changed(step=self.step, name=str(name), value=float(value), why="asked for"))
+        if self.job.stop_requested:
+            path = checkpoint.save(self.job.run, self.step, self.learner.save, best=counters.best_step)
+            self.job.emit(Saved(step=self.step, path=str(path)))
+            raise StopRequested(self.step)
+
+    def _rollout(self) -> Rollout:
+        number = self.settings.episodes
+        chosen = draw([p.ids for p in self.prompts], number, self.step * number, self.job.inputs.seed)
+        sampling = self.job.preset.sampling
+        return make_rollout(
+            self.learner.base,
+            chosen,
+            reference=self.learner.reference,
+            score=self.score,
+            value_head=self.learner.value_head,
+            no_eos_penalty=self.settings.no_eos_penalty,
+            max_new_tokens=sampling.max_new_tokens,
+            sampling_batch=self.sampling_batch,
+            micro_batch=self.settings.micro_batch,
+            generator=seeded(self.learner.base.device, self.job.inputs.seed, self.step + 1),
+        )
+
+    def _report(self, rollout: Rollout, kl: float, means: dict[str, float], seconds: float) -> None:
+        lengths, counters = rollout.lengths.float(), self.learner.counters
+        values = {
+            "objective/scores": float(rollout.scores.mean()),
+            "objective/scores_std": float(rollout.scores.std(correction=0)),
+            "objective/kl": kl,
+            "objective/kl_coef": counters.kl_coef,
+            "objective/rlhf_reward": float(rollout.scores.mean()) / counters.scores.std
+            - counters.kl_coef * kl,
+            "objective/entropy": float(objectives.masked_mean(rollout.entropy, rollout.response_mask)),
+            "val/num_eos_tokens": float(rollout.ended.float().mean()),
+            "completion_length": float(lengths.mean()),
+            "length_correlation": correlation(lengths, rollout.scores),
+            "lr": counters.learning_rate,
+            "episode": float(self.step * len(rollout.prompts)),
+            "seconds": seconds,
+            **means,
+        }
+        if not all(math.isfinite(v) for v in values.values()):
+            raise FloatingPointError("a metric is not finite")
+        self.job.emit(Metrics(step=self.step, values=values))
+
+    def _shrink(self, told: str) -> None:
+        """Half the micro-batch, from the last checkpoint on: gradients are added up, so the updates stay the same.
+
+        Raises:
+            OutOfMemory: a single row does not fit.
+        """
+        if self.settings.micro_batch == 1:
+            raise OutOfMemory(
+                "out of memory with a single answer at a time", why=told.splitlines()[0],
+                hint="shorter answers (--set sampling.max_new_tokens=128) or a smaller model",
+            )  # fmt: skip
+        self.learner.load(self.job.run.checkpoints()[-1])
+        if self.learner.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._use_micro_batch(self.settings.micro_batch // 2)
+        self.job.emit(Resumed(from_step=self.step))
+        size = float(self.settings.micro_batch)
+        self.job.emit(Changed(step=self.step, name=MICRO_BATCH, value=size, why="out of memory"))
+
+    def _use_micro_batch(self, size: int) -> None:
+        """Sampling shrinks by as much: its batch holds the cache of every answer."""
+        shrunk = max(1, self.sampling_batch * size // self.settings.micro_batch)
+        self.settings, self.sampling_batch = msgspec.structs.replace(self.settings, micro_batch=size), shrunk
+
+    def _roll_back(self, why: str) -> None:
+        """Back to the last checkpoint with half the learning rate, at most twice.
+
+        Raises:
+            Diverged: it happened a third time.
+        """
+        rollbacks = self.learner.counters.rollbacks + 1
+        if rollbacks > MAX_ROLLBACKS:
+            raise Diverged(
+                "training diverged",
+                why=why,
+                hint="try a tenth of the learning rate: --set ppo.learning_rate=…",
+            )
+        self.learner.load(self.job.run.checkpoints()[-1])
+        self.learner.counters.rollbacks = rollbacks
+        rate = self.learner.counters.learning_rate * 0.5**rollbacks
+        self.learner.set_learning_rate(rate)
+        self.job.emit(Resumed(from_step=self.step))
+        self.job.emit(Changed(step=self.step, name="learning_rate", value=rate, why=why))
+
+
+def _publish(job: Job, learner: Learner, stopped: str) -> None:
+    """Make the best checkpoint the run's adapter and say what was found."""
+    counters = learner.counters
+    steps = [m.values for m in job.run.status().metrics if "seconds" in m.values]  # of all the run's lives
+    last = steps[-1]
+    best = job.run.folder / "checkpoints" / f"{counters.best_step:06d}"
+    checkpoint.publish(best / "policy", job.run.adapter)
+    if counters.best_step == 0:
+        job.warn(
+            "no checkpoint scored better than the untrained policy",
+            "look at the reward's accuracy; label more pairs",
+        )
+    job.result(
+        {
+            "steps": counters.step,
+            "episodes": counters.step * job.preset.ppo.episodes,
+            "best_step": counters.best_step,
+            "score_first": counters.score_first,
+            "score_last": last["objective/scores"],
+            "score_best": counters.best_score,
+            "kl_last": last["objective/kl"],
+            "stopped": stopped,
+            "episodes_per_second": len(steps) * job.preset.ppo.episodes / sum(s["seconds"] for s in steps),
+            "peak_memory_bytes": peak_memory(learner.base.device),
+        }
+    )
+
+
+def _path(folder: str) -> Path | None:
+    return Path(folder) if folder else None

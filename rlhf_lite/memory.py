@@ -1,0 +1,219 @@
+"""Memory of the device that jobs compete for: how much is free, who holds it, and whether a plan fits into it.
+
+Asked of NVIDIA's driver through NVML, which takes well under a millisecond and holds no GPU memory itself, whereas
+torch would take half a gigabyte to answer. Without a GPU or a driver it is the machine's RAM. Nothing here raises
+for a driver that is missing, old or silent. Left out: who holds the RAM, and any GPU but the one that jobs run on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from rlhf_lite import catalog
+from rlhf_lite.settings import Preset, Quantization, override
+
+Fit = Literal["fits", "tight", "no"]
+FITS, TIGHT = (
+    0.75,
+    0.95,
+)  # shares of what is free; the rest is for fragments, the desktop and the plan's own error
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process on the GPU; ``bytes`` is 0 where the driver does not say (WSL, some containers)."""
+
+    pid: int
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """In bytes; ``holders`` by size, the largest first, none for RAM."""
+
+    kind: Literal["gpu", "cpu"]
+    name: str
+    total: int
+    used: int
+    free: int
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """A change that makes training fit: ``words`` for people, the rest to act on.
+
+    ``assignments`` are for ``--set``; ``quantization`` and ``model`` are what the project would have.
+    """
+
+    words: str
+    assignments: tuple[str, ...]
+    quantization: Quantization
+    model: str
+
+
+class Nvml(Protocol):
+    """What is used of the module ``pynvml``."""
+
+    NVMLError: type[Exception]
+    NVMLLibraryMismatchError: type[Exception]
+
+    def nvmlInit(self) -> None: ...
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object: ...
+    def nvmlDeviceGetName(self, handle: object) -> str: ...
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Any: ...
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> Sequence[Any]: ...
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: object) -> Sequence[Any]: ...
+
+
+class Gauge:
+    """Reads the memory as often as it is asked; the driver is looked for once."""
+
+    def __init__(self, nvml: Nvml, proc: Path = Path("/proc")) -> None:
+        self._nvml, self._proc = nvml, proc
+        self._faults = (nvml.NVMLError, nvml.NVMLLibraryMismatchError)
+        self._device = self._find()
+
+    def read(self) -> Memory:
+        """The GPU's memory now; the RAM where there is no GPU, or it is lost."""
+        ram = read_ram(self._proc / "meminfo")
+        if self._device is None:
+            return ram
+        try:
+            name = _plain(self._nvml.nvmlDeviceGetName(self._device))
+        except self._faults:
+            return ram
+        try:
+            found = self._nvml.nvmlDeviceGetMemoryInfo(self._device)
+            total, free = int(found.total), int(found.free)
+        except self._faults:  # a GPU without memory of its own works in the RAM
+            return replace(ram, kind="gpu", name=name, holders=self._holders())
+        return Memory("gpu", name, total, total - free, free, self._holders())
+
+    def _find(self) -> object | None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        first = "0" if visible is None else visible.partition(",")[0].strip()
+        try:
+            self._nvml.nvmlInit()
+            if first.isdigit():
+                return self._nvml.nvmlDeviceGetHandleByIndex(int(first))
+            if first.startswith(("GPU-", "MIG-")):
+                return self._nvml.nvmlDeviceGetHandleByUUID(first)
+        except self._faults:
+            pass
+        return None  # no driver, no such GPU, or all of them are hidden on purpose
+
+    def _holders(self) -> tuple[Holder, ...]:
+        """One entry a process, though the driver lists those that compute and draw twice."""
+        held: dict[int, int] = {}
+        for ask in (
+            self._nvml.nvmlDeviceGetComputeRunningProcesses,
+            self._nvml.nvmlDeviceGetGraphicsRunningProcesses,
+        ):
+            for process in self._listed(ask):
+                held[process.pid] = max(held.get(process.pid, 0), process.usedGpuMemory or 0)
+        found = [Holder(pid, self._process_name(pid), size) for pid, size in held.items()]
+        return tuple(sorted(found, key=lambda h: (-h.bytes, h.pid)))
+
+    def _listed(self, ask: Callable[[object], Sequence[Any]]) -> Sequence[Any]:
+        try:
+            return ask(self._device)
+        except self._faults:  # WSL, MIG and old drivers list none
+            return ()
+
+    def _process_name(self, pid: int) -> str:
+        """The program's name; a job of ours by its verb and run, as all of them are called ``python``."""
+        try:
+            parts = (self._proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            parts = [""]
+        if "rlhf_lite.engine" in parts[:-2]:
+            verb, *rest = parts[parts.index("rlhf_lite.engine") + 1 :]
+            return _plain(f"rlhf-lite {Path(rest[0]).name if rest and rest[0] else verb}")
+        # A process may rewrite its whole command line into the first part, as Chromium's do.
+        name = _plain(Path(parts[0].partition(" -")[0]).name)
+        return name or f"process {pid}"
+
+
+def read() -> Memory:
+    """The memory of the device that jobs run on; cheap enough to ask every second."""
+    return _gauge().read()
+
+
+def read_ram(meminfo: Path) -> Memory:
+    """RAM by the kernel's count; "free" is what a new process could take. All zero where it does not tell."""
+    try:
+        text = meminfo.read_text()
+    except OSError:
+        text = ""
+    kib = {name: int(count) for name, count in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    total, free = kib.get("MemTotal", 0) * 1024, kib.get("MemAvailable", 0) * 1024
+    return Memory("cpu", "RAM", total, total - free, free)
+
+
+def words(memory: Memory, most: int = 3) -> str:
+    """``11.3 of 12.0 GiB free (Xorg 0.4, firefox 0.3)``."""
+    sizes = [f"{h.name} {h.bytes / GIB:.1f}" if h.bytes else h.name for h in memory.holders[:most]]
+    if len(memory.holders) > most:
+        sizes.append(f"{len(memory.holders) - most} more")
+    held = f" ({', '.join(sizes)})" if sizes else ""
+    return f"{memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free{held}"
+
+
+def fit(plan_bytes: int, memory: Memory) -> Fit:
+    """Whether a need in bytes goes into what is free now."""
+    if plan_bytes <= FITS * memory.free:
+        return "fits"
+    return "tight" if plan_bytes <= TIGHT * memory.free else "no"
+
+
+def peak(plan: catalog.Plan) -> int:
+    """Bytes of the stage that needs most."""
+    return max(stage.bytes for stage in plan.stages.values())
+
+
+def nearest_fit(
+    model: catalog.Model, preset: Preset, quantization: Quantization, free: int
+) -> Nearest | None:
+    """The nearest change that brings every stage to at least ``tight``; None where nothing has to change.
+
+    The change is the memory plan's own (:func:`catalog.plan`), told by what it changes from and to.
+    """
+    planned = catalog.plan(model, preset, quantization, int(TIGHT * free))
+    if planned.fits:
+        return None
+    assignments = tuple(re.findall(r"--set (\S+)", planned.hint))
+    if not assignments and "quantization" not in planned.hint:
+        other = re.search(r"a smaller model: (\S+)", planned.hint)
+        return Nearest(planned.hint, (), "nf4", other[1] if other else "demo")
+    changed = override(preset, list(assignments))
+    need = peak(catalog.plan(model, changed, "nf4"))
+    parts = ["4-bit weights"] if quantization != "nf4" else []
+    for knob in (a.partition("=")[0] for a in assignments):
+        parts.append(f"{knob} {_value(preset, knob)} to {_value(changed, knob)}")
+    return Nearest(f"{', '.join(parts)}: {need / GIB:.1f} GiB", assignments, "nf4", model.id)
+
+
+def _value(preset: Preset, knob: str) -> int:
+    section, _, key = knob.partition(".")
+    return getattr(getattr(preset, section), key)
+
+
+def _plain(text: str) -> str:
+    """Without what would move a terminal's cursor: anybody may name a process anything."""
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+@cache
+def _gauge() -> Gauge:
+    return Gauge(cast("Nvml", importlib.import_module("pynvml")))

@@ -1,0 +1,158 @@
+"""Labelling and chatting line by line: no screen, no cursor control; works over a pipe, a serial line and Braille."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rlhf_lite import config, jobs
+from rlhf_lite.errors import BadRow, JobDied, RlhfLiteError
+from rlhf_lite.labels import LabelStore, Question
+from rlhf_lite.overview import ChatTarget
+from rlhf_lite.report import printable
+from rlhf_lite.sitting import Choice, Sitting
+
+ASK = "a/b better, A/B much better, t tie, x both bad, s skip, e write a better one, u undo, q quit> "
+ASK_BETTER = "the better answer, on one line (empty: back)> "
+CHOICES: dict[str, Choice] = {
+    "a": "left",
+    "A": "left",
+    "b": "right",
+    "B": "right",
+    "t": "tie",
+    "x": "both_bad",
+    "s": "skip",
+}
+
+Say = Callable[[str], None]
+
+
+def sayer(*, on_stdout: bool) -> Say:
+    """Prints a text as it is, at once; on stderr where stdout is kept for JSON."""
+    stream = sys.stdout if on_stdout else sys.stderr
+
+    def say(text: str) -> None:
+        stream.write(printable(text))
+        stream.flush()
+
+    return say
+
+
+def _ask(say: Say, question: str) -> str | None:
+    """A line from stdin, None at its end."""
+    say(question)
+    line = sys.stdin.readline()
+    if not line:
+        say("\n")
+    return line.strip() if line else None
+
+
+def label(store: LabelStore, say: Say, limit: int | None) -> dict[str, int]:
+    """Ask about each pair that nobody has labelled; each answer is on disk before the next question.
+
+    Returns:
+        ``labelled`` (a + b + tie + both_bad), each verdict's number and ``skipped``, of this sitting.
+    """
+    sitting = Sitting(store, f"person:{config.labeller()}", store.seed, limit=limit)
+    offered: int | None = None
+    while question := sitting.current:
+        figures = sitting.figures()
+        place = figures.answered + 1
+        _show(say, question, f"pair {place} of {max(place, figures.answered + figures.waiting)}")
+        while (key := _ask(say, ASK)) not in (*CHOICES, "e", "u", "q", None):
+            say(f"{key!r} is none of the keys\n")
+        if key in ("q", None):
+            break
+        if key == "u":
+            if not sitting.undo():
+                say("nothing to undo\n")
+        elif key == "e":
+            _improve(sitting, say)
+        else:
+            sitting.choose(CHOICES[key], strong=key in ("A", "B"))
+        if sitting.milestone not in (None, offered):
+            offered = sitting.milestone
+            say(f"{offered} pairs are decided: train the reward model and see how well it does\n")
+    for warning in sitting.figures().warnings:
+        say(f"{warning}\n")
+    said = {name: sitting.given[name] for name in ("a", "b", "tie", "both_bad")}
+    return {"labelled": sum(said.values()), **said, "skipped": sitting.given["skip"]}
+
+
+def _improve(sitting: Sitting, say: Say) -> None:
+    """Ask for a better answer until there is one, or none is to be given."""
+    while text := _ask(say, ASK_BETTER):
+        try:
+            return sitting.improve(text)
+        except BadRow as error:
+            say(f"{error.message}: {error.hint}\n")
+
+
+def _show(say: Say, question: Question, place: str) -> None:
+    turns = "\n".join(f"{m['role']}: {m['content']}" for m in question.pair.prompt.messages)
+    say(f"\n-- {place} --\n{turns}\n\nA) {question.left}\n\nB) {question.right}\n\n")
+
+
+def chat(target: ChatTarget, say: Say, *, prompt: str | None, system: str) -> dict[str, Any]:
+    """One answer to ``prompt``, or a conversation on stdin until its end or ``/bye``.
+
+    Returns:
+        The last answer as ``answer``, ``reason``, ``tokens`` and ``seconds``, and all ``messages``.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    last: dict[str, Any] = {"answer": ""}
+    with jobs.Session(target.verb, *target.arguments) as session:
+        ready = session.receive()
+        if prompt is not None:
+            last = _turn(session, say, messages, prompt)
+            return {"model": target.name, **last, "messages": messages}
+        say(f"{ready['name']}: /reset begins anew, /bye or Ctrl-D ends, Ctrl-C cuts an answer short\n")
+        while (line := _ask(say, "\n> ")) is not None and line != "/bye":
+            if line == "/reset":
+                messages = [m for m in messages if m["role"] == "system"]
+            elif line:
+                try:
+                    last = _turn(session, say, messages, line)
+                except RlhfLiteError as error:  # the conversation goes on, unless its process is gone
+                    if isinstance(error, JobDied):
+                        raise
+                    say(f"{error.message}. {error.hint}\n")
+    return {"model": target.name, **last, "messages": messages}
+
+
+def likeliest(file: Path, prompt: str) -> str:
+    """The greedy answer to one prompt."""
+    with jobs.Session("chat", str(file)) as session:
+        session.receive()
+        return str(_turn(session, lambda _: None, [], prompt, temperature=0.0)["answer"])
+
+
+def _turn(
+    session: jobs.Session, say: Say, messages: list[dict[str, str]], text: str, **options: float
+) -> dict[str, Any]:
+    """Ask, print the answer as it comes, and add both to ``messages``; Ctrl-C keeps what has come so far."""
+    asked = [*messages, {"role": "user", "content": text}]
+    session.send(type="chat", messages=asked, **options)
+    answer = ""
+    while True:
+        try:
+            reply = session.receive()
+        except KeyboardInterrupt:
+            session.send(type="stop")
+            continue
+        if reply["type"] == "done":
+            break
+        answer += reply["text"]
+        say(reply["text"])
+    say("\n")
+    messages[:] = [*asked, {"role": "assistant", "content": answer}]
+    return {"answer": answer, **{k: v for k, v in reply.items() if k != "type"}}
+
+
+def serve(file: Path, ready: Callable[[str], None], port: int) -> None:
+    """Serve a GGUF file on 127.0.0.1; ``ready`` is told the address. Ends by Ctrl-C, or by JobDied."""
+    with jobs.Session("serve", str(file), "--port", str(port)) as session:
+        ready(session.receive()["url"])
+        session.receive()  # it says no more: this waits for its end

@@ -1,0 +1,105 @@
+"""What the sampler returns is what was sampled, with the probability it had."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf_lite import paths
+from rlhf_lite.engine import text
+from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.rollout import logprobs_of
+from rlhf_lite.engine.sampling import Samples, sample, seeded
+from rlhf_lite.settings import Inputs
+
+QUESTIONS = [
+    "How do I sleep better?",
+    "What should I cook tonight for two friends?",
+    "Tea?",
+    "How can I learn to swim?",
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> SharedBase:
+    return SharedBase.load(
+        Inputs(stage="eval", project="", model=str(paths.demo_model()), quantization="nf4", seed=0)
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(base: SharedBase) -> list[list[int]]:
+    return [text.prompt_ids(base.tokenizer, [{"role": "user", "content": q}]) for q in QUESTIONS]
+
+
+def draw(
+    base: SharedBase, prompts: list[list[int]], *, limit: int = 96, batch: int = 64, greedy: bool = False
+) -> Samples:
+    with base.view(None):
+        return sample(
+            base,
+            prompts,
+            max_new_tokens=limit,
+            batch_size=batch,
+            generator=seeded(base.device, 0, 1),
+            greedy=greedy,
+        )
+
+
+def test_logprobs_are_those_of_a_plain_forward_pass(base: SharedBase, prompts: list[list[int]]) -> None:
+    found = draw(base, prompts * 4)
+    forced = logprobs_of(base, None, prompts * 4, found.completions, 16)
+    for sampled, expected in zip(found.logprobs, forced, strict=True):
+        assert torch.allclose(torch.tensor(sampled), expected, atol=2e-4)
+
+
+def test_greedy_is_what_transformers_generates(base: SharedBase, prompts: list[list[int]]) -> None:
+    found = draw(base, prompts, greedy=True)
+    for prompt, completion in zip(prompts, found.completions, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = base.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=96,
+            eos_token_id=sorted(base.stops),
+        )
+        assert completion == theirs[0, len(prompt) :].tolist()
+
+
+def test_sampling_follows_the_softmax(base: SharedBase, prompts: list[list[int]]) -> None:
+    """Pearson's χ² of 2,000 first tokens against the model's own distribution, rare tokens pooled."""
+    n = 2000
+    found = draw(base, [prompts[0]] * n, limit=1, batch=500)
+    ids = torch.tensor([prompts[0]])
+    with torch.no_grad(), base.view(None):
+        probabilities = torch.softmax(base.model(ids).logits[0, -1].double(), -1)
+    seen = torch.bincount(
+        torch.tensor([c[0] for c in found.completions]), minlength=len(probabilities)
+    ).double()
+    common = probabilities * n >= 5
+    observed = torch.cat([seen[common], seen[~common].sum()[None]])
+    expected = torch.cat([probabilities[common], probabilities[~common].sum()[None]]) * n
+    statistic = float(((observed - expected) ** 2 / expected).sum())
+    degrees = len(observed) - 1
+    assert degrees >= 5
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5  # four standard deviations of χ²
+
+
+def test_rows_that_have_ended_say_nothing_more_and_order_is_kept(
+    base: SharedBase, prompts: list[list[int]]
+) -> None:
+    together = draw(base, prompts, greedy=True)
+    alone = [draw(base, [p], greedy=True).completions[0] for p in prompts]
+    assert together.completions == alone
+    assert len({len(c) for c in together.completions}) > 1
+
+
+def test_nothing_is_longer_than_asked(base: SharedBase, prompts: list[list[int]]) -> None:
+    found = draw(base, prompts, limit=5)
+    assert all(len(c) <= 5 for c in found.completions)
+    assert found.ended == [c[-1] in base.stops for c in found.completions]
+
+
+def test_the_same_seed_samples_the_same(base: SharedBase, prompts: list[list[int]]) -> None:
+    assert draw(base, prompts).completions == draw(base, prompts).completions
