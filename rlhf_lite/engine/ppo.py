@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,21 +29,15 @@ from rlhf_lite.engine.base import SharedBase, peak_memory
 from rlhf_lite.engine.job import Job, StopRequested
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.prompts import PromptIds, draw, load_prompts
-from rlhf_lite.engine.rollout import (
-    RewardFunction,
-    RewardModel,
-    Rollout,
-    Scorer,
-    make_rollout,
-)
+from rlhf_lite.engine.rollout import RewardFunction, RewardModel, Rollout, Scorer, make_rollout
 from rlhf_lite.engine.sampling import seeded
-from rlhf_lite.engine.statistics import correlation
 from rlhf_lite.engine.validation import validate
 from rlhf_lite.errors import Diverged, OutOfMemory
 from rlhf_lite.events import Changed, Metrics, Resumed, Saved
 from rlhf_lite.settings import Ppo
 
 MAX_ROLLBACKS = 2
+LIVE = ("kl_coef", "learning_rate")  # what can be changed between two steps
 MICRO_BATCH = "micro_batch"  # as an event names it, and a resume reads it
 
 
@@ -92,9 +87,7 @@ class Training:
                 self._roll_back(str(error))
                 continue
             except torch.OutOfMemoryError as error:
-                memory_error = str(
-                    error
-                )  # not the error: it holds the frames, and they what filled the memory
+                memory_error = str(error)  # the error holds the frames, and they what filled the memory
             if memory_error:
                 self._shrink(memory_error)
                 continue
@@ -128,7 +121,9 @@ class Training:
         kl = float(rollout.kl.sum(-1).mean())
         if self.step == 0:
             rollout.check_start()
-            update.warm_up_value(self.learner, self.settings, rollout, estimate.returns)
+            told = self._beginning("first updates of the value model", self.settings.value_warmup)
+            update.warm_up_value(self.learner, self.settings, rollout, estimate.returns, told)
+            self.job.progress("PPO steps", 0, self.settings.steps)
         shuffler = random.Random(f"{self.job.inputs.seed}/{self.step}")
         means = update.update(self.learner, self.settings, rollout, estimate, shuffler)
         counters.step += 1
@@ -143,6 +138,7 @@ class Training:
         measured = validate(
             self.learner, self.score, self.held_out, self.settings, seed=self.job.inputs.seed,
             max_new_tokens=sampling.max_new_tokens, sampling_batch=self.sampling_batch,
+            on_batch=self._beginning("answers to held-out prompts", self.settings.validation_samples),
         )  # fmt: skip
         for event in (*measured.samples, measured.metrics(self.step)):
             self.job.emit(event)
@@ -150,75 +146,74 @@ class Training:
             counters.score_first = measured.score
         if measured.kl <= self.settings.kl_budget and measured.score > counters.best_score:
             counters.best_score, counters.best_step = measured.score, self.step
-        path = checkpoint.save(self.job.run, self.step, self.learner.save, best=counters.best_step)
+        self._save()
+
+    def _save(self) -> None:
+        best = self.learner.counters.best_step
+        path = checkpoint.save(self.job.run, self.step, self.learner.save, best=best)
         self.job.emit(Saved(step=self.step, path=str(path)))
+
+    def _load(self) -> None:
+        """Go on from the newest checkpoint."""
+        self.learner.load(self.job.run.checkpoints()[-1])
+        self.job.emit(Resumed(from_step=self.step))
 
     def _begin(self) -> None:
         """Start at step 0, or go on from the newest checkpoint of an earlier life."""
-        found = self.job.run.checkpoints()
-        if found:
-            self.learner.load(found[-1])
-            self.job.emit(Resumed(from_step=self.step))
+        if self.job.run.checkpoints():
+            self._load()
             for change in self.job.run.status().changes:  # an earlier life has found out what fits here
                 if change.name == MICRO_BATCH:
                     self._use_micro_batch(int(change.value))
         else:
             self.validate_and_save()
-        self.job.progress("PPO steps", self.step, self.settings.steps)
+        if self.step:
+            self.job.progress("PPO steps", self.step, self.settings.steps)
+
+    def _beginning(self, what: str, total: int) -> Callable[[int], None]:
+        """Says how far a part of the way to the first step is; from then on the steps say how far all is."""
+        if self.step:
+            return lambda _: None
+        self.job.progress(what, 0, total)
+        return lambda done: self.job.progress(what, done, total)
 
     def _live_changes(self) -> None:
         """Act on what the user asked for between two steps."""
-        counters = self.learner.counters
         for change in self.job.controls():
             name, value = change.get("name"), change.get("value")
-            if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            if not isinstance(value, int | float) or not 0 < value < math.inf or name not in LIVE:
                 self.job.warn(
-                    f"cannot set {name} to {value}", "kl_coef and learning_rate want a number above 0"
+                    f"cannot set {name} to {value}", f"{' and '.join(LIVE)} can be a number above 0"
                 )
                 continue
             if name == "kl_coef":
-                counters.kl_coef = float(value)
-            elif name == "learning_rate":
-                self.learner.set_learning_rate(float(value))
+                self.learner.counters.kl_coef = float(value)
             else:
-                self.job.warn(f"{name} cannot be changed while training", "kl_coef and learning_rate can")
-                continue
-            self.job.emit(Changed(step=self.step, name=str(name), value=float(value), why="asked for"))
+                self.learner.set_learning_rate(float(value))
+            self._changed(name, value, "asked for")
         if self.job.stop_requested:
-            path = checkpoint.save(self.job.run, self.step, self.learner.save, best=counters.best_step)
-            self.job.emit(Saved(step=self.step, path=str(path)))
+            self._save()
             raise StopRequested(self.step)
 
     def _rollout(self) -> Rollout:
-        number = self.settings.episodes
-        chosen = draw([p.ids for p in self.prompts], number, self.step * number, self.job.inputs.seed)
-        sampling = self.job.preset.sampling
+        number, seed, base = self.settings.episodes, self.job.inputs.seed, self.learner.base
         return make_rollout(
-            self.learner.base,
-            chosen,
-            reference=self.learner.reference,
-            score=self.score,
-            value_head=self.learner.value_head,
-            no_eos_penalty=self.settings.no_eos_penalty,
-            max_new_tokens=sampling.max_new_tokens,
-            sampling_batch=self.sampling_batch,
-            micro_batch=self.settings.micro_batch,
-            generator=seeded(self.learner.base.device, self.job.inputs.seed, self.step + 1),
-        )
+            base, draw([p.ids for p in self.prompts], number, self.step * number, seed),
+            reference=self.learner.reference, score=self.score, value_head=self.learner.value_head,
+            no_eos_penalty=self.settings.no_eos_penalty, max_new_tokens=self.job.preset.sampling.max_new_tokens,
+            sampling_batch=self.sampling_batch, micro_batch=self.settings.micro_batch,
+            generator=seeded(base.device, seed, self.step + 1),
+            on_batch=self._beginning("answers to learn from", number),
+        )  # fmt: skip
 
     def _report(self, rollout: Rollout, kl: float, means: dict[str, float], seconds: float) -> None:
-        lengths, counters = rollout.lengths.float(), self.learner.counters
+        counters, measured = self.learner.counters, rollout.metrics()
         values = {
-            "objective/scores": float(rollout.scores.mean()),
-            "objective/scores_std": float(rollout.scores.std(correction=0)),
+            **measured,
             "objective/kl": kl,
             "objective/kl_coef": counters.kl_coef,
-            "objective/rlhf_reward": float(rollout.scores.mean()) / counters.scores.std
+            "objective/rlhf_reward": measured["objective/scores"] / counters.scores.std
             - counters.kl_coef * kl,
-            "objective/entropy": float(objectives.masked_mean(rollout.entropy, rollout.response_mask)),
-            "val/num_eos_tokens": float(rollout.ended.float().mean()),
-            "completion_length": float(lengths.mean()),
-            "length_correlation": correlation(lengths, rollout.scores),
             "lr": counters.learning_rate,
             "episode": float(self.step * len(rollout.prompts)),
             "seconds": seconds,
@@ -239,13 +234,11 @@ class Training:
                 "out of memory with a single answer at a time", why=told.splitlines()[0],
                 hint="shorter answers (--set sampling.max_new_tokens=128) or a smaller model",
             )  # fmt: skip
-        self.learner.load(self.job.run.checkpoints()[-1])
+        self._load()
         if self.learner.base.device.type == "cuda":
             torch.cuda.empty_cache()
         self._use_micro_batch(self.settings.micro_batch // 2)
-        self.job.emit(Resumed(from_step=self.step))
-        size = float(self.settings.micro_batch)
-        self.job.emit(Changed(step=self.step, name=MICRO_BATCH, value=size, why="out of memory"))
+        self._changed(MICRO_BATCH, self.settings.micro_batch, "out of memory")
 
     def _use_micro_batch(self, size: int) -> None:
         """Sampling shrinks by as much: its batch holds the cache of every answer."""
@@ -260,17 +253,16 @@ class Training:
         """
         rollbacks = self.learner.counters.rollbacks + 1
         if rollbacks > MAX_ROLLBACKS:
-            raise Diverged(
-                "training diverged",
-                why=why,
-                hint="try a tenth of the learning rate: --set ppo.learning_rate=…",
-            )
-        self.learner.load(self.job.run.checkpoints()[-1])
+            hint = "try a tenth of the learning rate: --set ppo.learning_rate=…"
+            raise Diverged("training diverged", why=why, hint=hint)
+        self._load()
         self.learner.counters.rollbacks = rollbacks
         rate = self.learner.counters.learning_rate * 0.5**rollbacks
         self.learner.set_learning_rate(rate)
-        self.job.emit(Resumed(from_step=self.step))
-        self.job.emit(Changed(step=self.step, name="learning_rate", value=rate, why=why))
+        self._changed("learning_rate", rate, why)
+
+    def _changed(self, name: str, value: float, why: str) -> None:
+        self.job.emit(Changed(step=self.step, name=name, value=float(value), why=why))
 
 
 def _publish(job: Job, learner: Learner, stopped: str) -> None:

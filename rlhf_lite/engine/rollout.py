@@ -14,6 +14,7 @@ from rlhf_lite.engine import heads, objectives, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import load_function
 from rlhf_lite.engine.sampling import Samples, sample
+from rlhf_lite.engine.statistics import correlation
 from rlhf_lite.errors import JobError, UserError
 
 Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
@@ -54,6 +55,18 @@ class Rollout:
     def lengths(self) -> torch.Tensor:
         """Real tokens of each completion, (B,)."""
         return self.response_mask.sum(-1)
+
+    def metrics(self) -> dict[str, float]:
+        """What the charts show of the answers, by TRL's names; lengths in tokens, entropy in nats a token."""
+        lengths = self.lengths.float()
+        return {
+            "objective/scores": float(self.scores.mean()),
+            "objective/scores_std": float(self.scores.std(correction=0)),
+            "objective/entropy": float(objectives.masked_mean(self.entropy, self.response_mask)),
+            "val/num_eos_tokens": float(self.ended.float().mean()),
+            "completion_length": float(lengths.mean()),
+            "length_correlation": correlation(lengths, self.scores),
+        }
 
     def check_start(self) -> None:
         """Before its first update the policy equals the reference, bit for bit.
@@ -179,12 +192,17 @@ def make_rollout(
     sampling_batch: int,
     micro_batch: int,
     generator: torch.Generator,
+    on_batch: Callable[[int], None],
 ) -> Rollout:
-    """Sample from the policy, then score, and read log-probs, reference log-probs and values."""
+    """Sample from the policy, then score, and read log-probs, reference log-probs and values.
+
+    ``on_batch`` is told how many answers are sampled.
+    """
     with base.view("policy"):
         samples = sample(
-            base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator
-        )
+            base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
+            on_batch=on_batch,
+        )  # fmt: skip
     scores = torch.tensor(score(prompts, samples.completions))
     ended = torch.tensor(samples.ended)
     scores = torch.where(ended, scores, scores - no_eos_penalty)

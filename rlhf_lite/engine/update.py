@@ -55,11 +55,17 @@ def update(
     return {n: mean([h[n] for h in history if n in h]) for n in sorted(names)}
 
 
-def warm_up_value(learner: Learner, settings: Ppo, rollout: Rollout, returns: torch.Tensor) -> None:
-    """Let the value model learn this rollout's returns before its advantages mean anything."""
+def warm_up_value(
+    learner: Learner, settings: Ppo, rollout: Rollout, returns: torch.Tensor, on_update: Callable[[int], None]
+) -> None:
+    """Let the value model learn this rollout's returns before its advantages mean anything.
+
+    ``on_update`` is told how many of the ``value_warmup`` updates are done.
+    """
     batches = rollout.micro_batches
     for index in range(settings.value_warmup):
         update_value(learner, settings, rollout, [batches[index % len(batches)]], returns)
+        on_update(index + 1)
 
 
 def update_policy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlhf_lite.engine import text
@@ -33,15 +33,18 @@ class Validation:
 
 def validate(
     learner: Learner, score: Scorer, prompts: Sequence[PromptIds], settings: Ppo, *, seed: int, max_new_tokens: int,
-    sampling_batch: int,
+    sampling_batch: int, on_batch: Callable[[int], None],
 ) -> Validation:  # fmt: skip
-    """Sampled with the same randomness every time: two checkpoints differ by their policies alone."""
+    """Sampled with the same randomness every time: two checkpoints differ by their policies alone.
+
+    ``on_batch`` is told how many answers are sampled.
+    """
     base, number = learner.base, settings.validation_samples
     chosen = draw([p.ids for p in prompts], number, 0, seed)
     with base.view("policy"):
         found = sample(
             base, chosen, max_new_tokens=max_new_tokens, batch_size=sampling_batch,
-            generator=seeded(base.device, seed, 0),
+            generator=seeded(base.device, seed, 0), on_batch=on_batch,
         )  # fmt: skip
     scores = score(chosen, found.completions)
     reference = logprobs_of(base, learner.reference, chosen, found.completions, settings.micro_batch)

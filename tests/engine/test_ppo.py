@@ -17,7 +17,7 @@ from rlhf_lite.engine.learner import Learner, RunningStd
 from rlhf_lite.engine.prompts import draw
 from rlhf_lite.engine.sampling import seeded
 from rlhf_lite.engine.validation import Validation
-from rlhf_lite.events import Metrics
+from rlhf_lite.events import EventTail, Metrics, Progress
 from rlhf_lite.functions import hash_file
 from rlhf_lite.project import Project, ProjectFile, Run
 
@@ -93,6 +93,25 @@ def test_a_run_reports_its_contract_and_publishes_the_best_checkpoint(
     names = [p.name for p in run.checkpoints()]
     assert "000004" in names
     assert len(names) <= 3
+
+
+def test_the_way_to_the_first_step_is_told_part_by_part(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds on the built-in model, minutes on a large one: whoever watches sees what goes on, and how far it is."""
+    run = new_run(project, assignments=["sampling.batch_size=4"])
+    assert go(run, monkeypatch) == 0
+    told = EventTail(run.events_path).read()
+    first = next(i for i, event in enumerate(told) if isinstance(event, Metrics) and event.step == 1)
+    before = [event for event in told[:first] if isinstance(event, Progress)]
+    parts = {event.what: [e.done for e in before if e.what == event.what] for event in before}
+    assert list(parts) == [
+        "loading the model", "answers to held-out prompts", "answers to learn from",
+        "first updates of the value model", "PPO steps",
+    ]  # fmt: skip
+    for sampled in list(parts.values())[1:3]:
+        assert (sampled[0], sampled[-1]) == (0, 8)
+    assert {"PPO steps"} == {event.what for event in told[first:] if isinstance(event, Progress)}
 
 
 def test_stopped_and_resumed_is_as_if_never_stopped(

@@ -142,6 +142,22 @@ def test_a_live_run_is_drawn_as_it_goes_and_keys_reach_it(project: Project) -> N
     ]
 
 
+def test_the_way_to_the_first_step_is_shown_in_words(project: Project) -> None:
+    run, log = ppo_run(project, 0)
+    log.write(events.Progress(what="loading the model", done=1, total=1))
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("6")
+        for what, done in (("answers to held-out prompts", 0), ("value updates", 3), ("PPO steps", 0)):
+            log.write(events.Progress(what=what, done=done, total=16))
+            await pilot.pause(0.4)
+            assert f"{what} {done}/16" in shown(app, "#line")
+            assert f"{done / 16:.0%}" in shown(app, "#line")
+
+    with jobs.hold_lock(jobs.lock_path(run), "1"):
+        drive(project, steps)
+
+
 def test_before_a_run_all_of_what_it_will_do_is_on_the_page(project: Project) -> None:
     async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
         app.show("ppo")
