@@ -16,7 +16,7 @@ from rlhf_lite.votes import ENOUGH, Ballot
 State = Literal["done", "next", "ready", "blocked", "optional"]
 DEMONSTRATIONS = 20  # fewer say little about how answers should sound
 NO_PROMPTS = "no prompts yet"
-UNVOTED = "no reward model or judge scored it"
+UNVOTED = "no reward model, no judge"
 GOOD_LABELS = 100  # below it, one more label still moves the reward model visibly
 
 STAGES: tuple[str, ...] = ("generate", "sft", "reward", "ppo", "dpo", "eval", "export")

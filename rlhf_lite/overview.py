@@ -60,9 +60,8 @@ def next_step(found: Project) -> tuple[str, str]:
         case "ppo":
             return "train the model towards it", stages.command("train", found, "ppo")
         case "compare" if following.words.endswith(checklist.UNVOTED):
-            return f"vote blind on the app's Compare page, {following.words}", stages.command(
-                "--project", found
-            )
+            why = f"vote blind on the app's Compare page ({following.words})"
+            return why, stages.command("--project", found)
         case "compare":
             return "see what changed", stages.command("eval", found)
         case _ if following.done:

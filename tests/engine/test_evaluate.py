@@ -19,6 +19,7 @@ from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.functions import hash_file
 from rlhf_lite.project import Project, ProjectFile, Run
+from rlhf_lite.votes import Ballot
 
 JUDGES = """
 def shorter(prompt, a, b):
@@ -187,14 +188,48 @@ def test_without_a_judge_the_reward_model_decides_and_that_is_said(
     assert (code, run.status().result["decided_share"]) == (0, 0.0)
 
 
-def test_nothing_to_compare_and_nobody_to_judge_are_said(
-    project: Project, monkeypatch: pytest.MonkeyPatch, unchanged: Path
+def test_without_a_reward_model_or_judge_all_is_measured_but_who_won_and_the_answers_wait_for_votes(
+    project: Project, monkeypatch: pytest.MonkeyPatch, changed: Path
 ) -> None:
+    code, run = evaluate(project, monkeypatch, changed)
+    assert code == 0
+    result: dict[str, Any] = run.status().result
+    sampled = [line for line in samples_of(run) if line["mode"] == "sampled"]
+    assert len(sampled) == SAMPLES * result["prompts"]
+    for side in (result["base"], result["tuned"]):
+        assert side["score"] is None
+        assert 0 < side["tokens"] <= 16
+        assert 0 <= side["eos_rate"] <= 1
+        assert 0 < side["distinct_2"] <= 1
+    assert result["kl"] > 1
+    assert result["judge"] is None
+    unknown = ("wins", "losses", "ties", "win_rate", "win_rate_interval", "decided_win_rate", "decided_share")
+    for found in (result, result["runs"]["0001-dpo"]):
+        assert {found[key] for key in unknown} == {None}, "the keys that scripts read, and no made-up number"
+        assert set(found["greedy"].values()) == {None}
+    assert any("blind votes" in note for note in run.status().notes)
+    assert not run.status().warnings
+    ballot = Ballot(run.folder, project.file.seed)
+    assert ballot.waiting + ballot.tally.unchanged == len(sampled)
+    ballot.choose("left")
+    assert ballot.tally.votes == 1
+
+
+def test_nothing_to_compare_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     code, run = evaluate(project, monkeypatch, None, "shorter")
-    assert (code, run.status().failure and run.status().failure.message) == (
-        2,
-        "nothing to compare with the base",
-    )
-    code, run = evaluate(project, monkeypatch, unchanged)
-    assert (code, run.status().failure and run.status().failure.message) == (2, "nobody to judge")
+    failure = run.status().failure
+    assert code == 2
+    assert failure
+    assert failure.message == "nothing to compare with the base"
     assert not [what for what in run.status().progress if "answers" in what], "said before the sampling"
+
+
+def test_a_judge_that_is_gone_is_not_done_without(
+    project: Project, monkeypatch: pytest.MonkeyPatch, changed: Path
+) -> None:
+    code, run = evaluate(project, monkeypatch, changed, "nobody")
+    failure = run.status().failure
+    assert code == 2
+    assert failure
+    assert "no function nobody" in failure.message
+    assert not (run.folder / "samples.jsonl").exists(), "said before the sampling"

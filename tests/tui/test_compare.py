@@ -144,6 +144,25 @@ def test_the_end_tells_the_win_rate_with_its_interval(project: Project, evaluate
     at_compare(project, steps)
 
 
+def test_where_nothing_scored_the_answers_the_votes_alone_tell(project: Project) -> None:
+    policy = add_run(project, "dpo", events.Finished())
+    values = {**RESULT, "judge": None, "win_rate": None, "win_rate_interval": None}
+    run = add_run(project, "eval", events.Result(values=values), events.Finished())
+    answer(run, policy.name)
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], page: ComparePage) -> None:
+        assert page.asking
+        await vote_tuned(pilot, page, 31, against=8)
+        text = shown(app, "#words-text")
+        assert "You preferred tuned in 31 of 39 (79 %, 95 % 64-89 %)" in text
+        assert "no reward model or judge scored these answers: your votes do" in text
+        assert "KL to the base 3.20" in text
+        assert "tuned wins" not in text
+        assert "None" not in text
+
+    at_compare(project, steps)
+
+
 def test_votes_become_labels_after_a_second_key(project: Project, evaluated: Run) -> None:
     with project.labels() as store:
         store.add_prompts([[{"role": "user", "content": f"Q{n}?"}] for n in range(20)])
@@ -205,6 +224,7 @@ def test_an_older_evaluation_is_not_of_the_newer_policy(project: Project, evalua
 def test_before_anything_is_tuned_it_says_what_is_missing(project: Project) -> None:
     async def steps(app: RlhfApp, pilot: Pilot[None], page: ComparePage) -> None:
         assert "Nothing is tuned yet" in shown(app, "#words-text")
+        assert "DPO, which needs no reward model" in shown(app, "#words-text")
         await pilot.press("a", "o", "l", "u", "z")
         assert app.screen is page
 

@@ -22,7 +22,10 @@ from rlhf_lite.tui.widgets.jobline import JobLine
 from rlhf_lite.votes import ENOUGH, Ballot, Choice
 
 BAR = 8  # cells
-NOTHING_TUNED = "Nothing is tuned yet.\n\nEnter: train the reward model, then PPO. DPO needs no reward model: d on the PPO page."
+NOTHING_TUNED = (
+    "Nothing is tuned yet.\n\n"
+    "Enter: train the reward model, then PPO. Or train DPO, which needs no reward model: d on the PPO page."
+)
 
 
 class ComparePage(JudgingPage):
@@ -135,13 +138,9 @@ class ComparePage(JudgingPage):
         one: dict[str, Any] = (result.get("runs") or {}).get(ballot.tuned) or result
         rate = report.interval(one.get("win_rate"), one.get("win_rate_interval"))
         before, after = ((side or {}).get("tokens") for side in (result.get("base"), one.get("tuned")))
-        scored = (
-            f"{result.get('judge', 'the judge')}: tuned wins {rate}"
-            if one.get("win_rate") is not None
-            else ""
-        )
         rows = [
-            f"{report.UNSCORED}: your votes do" if report.unscored(result) else scored,
+            f"{report.UNSCORED}: your votes do" if report.unscored(result) else "",
+            f"{result.get('judge', 'the judge')}: tuned wins {rate}" if one.get("win_rate") is not None else "",
             f"KL to the base {report.number(one.get('kl'))} · tokens an answer "
             f"{report.number(before, '.0f')}, tuned {report.number(after, '.0f')}" if one else "",
             f"the likeliest answer changed on {tally.greedy_changed} of {tally.greedy} prompts",
