@@ -163,6 +163,20 @@ def test_where_nothing_scored_the_answers_the_votes_alone_tell(project: Project)
     at_compare(project, steps)
 
 
+def test_who_ran_out_of_pairs_before_there_were_enough_learns_how_to_get_more(project: Project) -> None:
+    policy = add_run(project, "dpo", events.Finished())
+    run = add_run(project, "eval", events.Result(values=dict(RESULT)), events.Finished())
+    answer(run, policy.name, prompts=3)
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], page: ComparePage) -> None:
+        await vote_tuned(pilot, page, 5)
+        text = " ".join(shown(app, "#words-text").split())
+        assert "5 of 30 votes: not enough to tell" in text
+        assert f"rlhf-lite eval {project.root} --samples N" in text
+
+    at_compare(project, steps)
+
+
 def test_votes_become_labels_after_a_second_key(project: Project, evaluated: Run) -> None:
     with project.labels() as store:
         store.add_prompts([[{"role": "user", "content": f"Q{n}?"}] for n in range(20)])

@@ -35,7 +35,8 @@ class ComparePage(JudgingPage):
     BINDINGS = keys.bindings("compare")
     HELP_TEXT = (
         "Base against tuned on prompts that training never saw, without knowing which is which. Below 30 votes there "
-        "is not enough to tell; the interval says how sure the rest is."
+        "is not enough to tell; the interval says how sure the rest is. It takes neither a reward model nor a judge: "
+        "where there is one, what it says is told beside your votes."
     )
 
     def __init__(self) -> None:
@@ -127,6 +128,8 @@ class ComparePage(JudgingPage):
         rows = self._measured(ballot)
         text.append("".join(f"  {row}\n" for row in rows), "not bold")
         left = "Every pair is voted on. " if not ballot.waiting else ""
+        if left and tally.votes < ENOUGH:
+            left += f"For more: {stages.command('eval', self.project, '--samples', 'N')}. "
         return text.append(
             f"\n{left}l adds the votes to the labels. u takes the last vote back. Enter: export.", "not bold"
         )
