@@ -107,13 +107,14 @@ class JudgingPage(Page):
 
     def echo(self, words: str, style: str = "") -> None:
         """One line that stays until the next act."""
-        self.query_one("#echo", Static).update(Text(words, style))
+        self.query_one("#echo", Static).update(Text(words, style), layout=False)
 
     def advise(self, words: str) -> None:
         """A sentence that asks for attention; none takes its row away."""
         line = self.query_one("#advice", Static)
-        line.display = bool(words)
-        line.update(Text(words))
+        if words != str(line.content):  # else the whole page is laid out anew for nothing
+            line.display = bool(words)
+            line.update(words)
 
     def stats(self, parts: Sequence[str]) -> None:
         """Figures in one row, the last ones left out where they do not fit."""
@@ -123,7 +124,7 @@ class JudgingPage(Page):
             if len(longer) > room:
                 break
             shown = longer
-        self.query_one("#stats", Static).update(Text(shown))
+        self.query_one("#stats", Static).update(Text(shown), layout=False)
 
     @abstractmethod
     def choose(self, choice: str, strong: bool) -> None:
