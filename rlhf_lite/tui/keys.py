@@ -92,6 +92,7 @@ PAGES: dict[str, tuple[Key, ...]] = {
         ("folder", "f", "folder", "Folder"),
         ("model", "m", "model", "Model"),
         ("preset", "p", "preset", "Preset"),
+        ("preset_file", "P", "preset_file", "Preset from a file", False),
         ("template", "t", "template", "Template", False),
         ("back", "escape", "back", "Back", False),
     ),

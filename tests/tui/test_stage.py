@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from rlhf_lite.tui.app import RlhfApp
 from rlhf_lite.tui.page import ErrorPage, Page
 from rlhf_lite.tui.screens.stage import StagePage
 from rlhf_lite.tui.widgets.chart import BrailleChart
+from rlhf_lite.tui.widgets.jobline import JobLine
 
 Steps = Callable[[RlhfApp, Pilot[None]], Awaitable[None]]
 
@@ -153,6 +155,95 @@ def test_the_way_to_the_first_step_is_shown_in_words(project: Project) -> None:
             await pilot.pause(0.4)
             assert f"{what} {done}/16" in shown(app, "#line")
             assert f"{done / 16:.0%}" in shown(app, "#line")
+
+    with jobs.hold_lock(jobs.lock_path(run), "1"):
+        drive(project, steps)
+
+
+@pytest.mark.parametrize(
+    ("kl", "words"),
+    [
+        (2.0, "At the end: healthy, reward rising, KL 2.0 under target"),
+        (6.5, "At the end: KL 6.5 is over its target of 5.0."),
+    ],
+)
+def test_a_run_that_is_over_is_told_as_over(project: Project, kl: float, words: str) -> None:
+    """And nobody is told to wait for what will not happen."""
+    run, log = ppo_run(project, 0)
+    for step in range(1, 17):
+        log.write(measured(step, step * 0.1, kl))
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("6")
+        await pilot.pause()
+        assert "At the end" not in shown(app, "#health")
+        log.write(events.Finished())
+        held.close()
+        await pilot.pause(1.5)
+        assert words in shown(app, "#health")
+        assert "wait" not in shown(app, "#health")
+
+    with ExitStack() as held:
+        held.enter_context(jobs.hold_lock(jobs.lock_path(run), "1"))
+        drive(project, steps)
+
+
+def test_a_job_that_has_the_device_is_named_until_it_ends(project: Project) -> None:
+    inputs = Inputs(stage="generate", project=str(project.root), model="demo", quantization="nf4", seed=0)
+    run = project.new_run(inputs, load_preset("demo"))
+    EventWriter(run.events_path).write(events.Started(stage="generate", pid=1))
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("6")
+        await pilot.pause()
+        assert shown(app, "#result").endswith("It waits for 0001-generate.")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPage)
+        assert app.screen.error.message == "it waits for 0001-generate"
+        await pilot.press("escape")
+        held.close()
+        await pilot.pause(1.5)
+        assert shown(app, "#result").endswith("Enter starts it.")
+
+    with ExitStack() as held:
+        held.enter_context(jobs.hold_lock(jobs.lock_path(run), "1"))
+        drive(project, steps)
+
+
+def test_the_line_has_the_coefficient_as_it_is_now(project: Project) -> None:
+    run, log = ppo_run(project, 3)
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("6")
+        await pilot.pause()
+        assert "KL coef 0.05" in shown(app, "#line")
+        log.write(events.Changed(step=3, name="kl_coef", value=0.1, why="asked for"))
+        await pilot.pause(0.6)
+        assert "KL coef 0.1" in shown(app, "#line")
+        log.write(measured(4, 0.4, 1.0))
+        await pilot.pause(0.6)
+        assert "KL coef 0.05" in shown(app, "#line")
+
+    with jobs.hold_lock(jobs.lock_path(run), "1"):
+        drive(project, steps)
+
+
+def test_a_long_run_has_its_whole_line_in_80_columns(project: Project) -> None:
+    run, log = ppo_run(project, 3)
+    log.write(events.Saved(step=100, path=""))
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("6")
+        await pilot.pause()
+        line, watched = app.screen.query_one(JobLine), app.desk.feed and app.desk.feed.runs[0]
+        assert watched
+        for done in range(95, 101):
+            watched.status.progress["PPO steps"] = (done, 200)
+            line.note(watched, now=40.0 * done)
+        told = shown(app, "#line").splitlines()[1]
+        assert told == "PPO steps 100/200 · 40 s each · 1 h 07 min left · KL coef 0.05 · saved at 100"
+        assert len(told) <= line.size.width
 
     with jobs.hold_lock(jobs.lock_path(run), "1"):
         drive(project, steps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,36 @@ def test_name_folder_and_preset_can_be_set_and_the_letters_typed_are_no_keys(
     drive(steps)
     assert Project.open(tmp_path / "elsewhere" / "pirate-qp").file.preset == "default"
     assert not place.exists()
+
+
+def test_a_preset_of_ones_own_is_taken_by_its_path_and_a_wrong_one_refused_as_by_the_command(
+    place: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.toml"
+    own.write_text('about = "short and bold"\n[ppo]\nsteps = 3\n')
+    refused = subprocess.run(
+        [sys.executable, "-m", "rlhf_lite", "new", str(tmp_path / "x"), "--model", "demo", "--preset", "nine.toml"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        await pilot.press("n", "P")
+        await write(pilot, "nine.toml")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPage)
+        error = app.screen.error
+        assert all(part in refused.stderr for part in (error.message, error.why, error.hint))
+        await pilot.press("escape", "P")
+        app.screen.query_one(AskLine).line.value = str(own)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert any("mine.toml: short and bold" in row for row in rows(app))
+        await pilot.press("c")
+        await until(pilot, lambda: page(app) == "prompts")
+
+    drive(steps)
+    assert Project.open(place / "my-project").file.preset == str(own)
 
 
 def test_a_folder_that_is_in_use_is_refused_and_nothing_typed_is_lost(place: Path) -> None:

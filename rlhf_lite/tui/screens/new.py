@@ -80,12 +80,14 @@ class NewPage(Page):
         with self.told():
             preset = self._preset or config.preset_for(self._model)
             about = settings.load_preset(preset).about
+            name = Path(preset).name
             rows = [
                 Doing("create", "Enter", "Create the project", strong=True),
                 Doing("name", "n", "Name", self.folder.name),
                 Doing("folder", "f", "Folder", home_short(self.folder)),
                 Doing("model", "m", "Model", self._model_words()),
-                Doing("preset", "p", "Preset", f"{preset}: {about}" if about else preset),
+                Doing("preset", "p", "Preset", f"{name}: {about}" if about else name),
+                Doing("preset_file", "P", "", "or one in a .toml file of yours"),
             ]
             if self._model != DEMO:
                 words = "ChatML, for a model without one" if self._plain_template else "the model's own"
@@ -151,6 +153,18 @@ class NewPage(Page):
             names = preset_names()
             now = self._preset or config.preset_for(self._model)
             self._preset = names[(names.index(now) + 1) % len(names)] if now in names else names[0]
+        self._draw("preset")
+
+    def action_preset_file(self) -> None:
+        now = home_short(Path(self._preset)) if self._preset.endswith(".toml") else ""
+        self.query_one(AskLine).ask("Preset file", self._preset_named, value=now, suggester=PathSuggester())
+
+    def _preset_named(self, text: str) -> None:
+        with self.told():
+            if text:
+                preset = str(Path(text).expanduser())
+                settings.load_preset(preset)
+                self._preset = preset
         self._draw("preset")
 
     def action_template(self) -> None:

@@ -76,7 +76,9 @@ class StagePage(Page):
 
     @on(RunChanged)
     def _run_changed(self, message: RunChanged) -> None:
-        if message.change.watched is self.watched:
+        change = message.change
+        began = any(isinstance(event, events.Started) for event in change.events)
+        if change.watched is self.watched or change.ended or began:
             self._draw()
 
     def _draw(self) -> None:
@@ -108,6 +110,8 @@ class StagePage(Page):
         line = self.query_one("#health", Static)
         if self.stage == "ppo" and watched.status.metrics:
             found = health.of_ppo(watched.status, self.preset.ppo)
+            if not (watched.busy or watched.status.failure):
+                found = _in_hindsight(found)
         elif self.stage == "reward" and watched.status.result:
             found = health.of_reward(watched.status)
         else:
@@ -132,20 +136,30 @@ class StagePage(Page):
 
     def _words(self, watched: Watched | None) -> Text:
         if watched is None or watched.state == "new":
-            return Text(f"{ABOUT[self.stage]}\n\n{self._settings_words()}\n\nEnter starts it.")
+            return Text(f"{ABOUT[self.stage]}\n\n{self._settings_words()}\n\n{self._next('starts it')}")
         status, text = watched.status, Text()
         if not watched.busy:
             found = report.trained_words(status.result) if status.result else []
             text.append(f"{watched.run.name} {self._end_words(watched)}", "bold")
             text.append("".join(f" · {words}" for words in found) + "\n")
             again = "goes on from its last checkpoint" if self._unfinished(watched) else "starts a new run"
-            text.append(f"Enter {again}.\n", "dim")
+            text.append(f"{self._next(again)}\n", "dim")
         for warning in status.warnings:
             text.append(f"{warning.text}" + (f" ({warning.hint})" if warning.hint else "") + "\n", "yellow")
         for change in status.changes:
             why = f" ({change.why})" if change.why else ""
             text.append(f"step {change.step}: {change.name} is now {change.value:g}{why}\n")
         return text
+
+    def _next(self, enter: str) -> str:
+        """What Enter does, or what has to end before it does that."""
+        return f"It waits for {self._before}." if self._before else f"Enter {enter}."
+
+    @property
+    def _before(self) -> str:
+        """The job of the project that has the device now: there is one at a time."""
+        others = (w.run for w in self.feed.busy if w is not self.watched)
+        return next((run.name for run in others if run.stage not in jobs.WITHOUT_DEVICE), "")
 
     def _unfinished(self, watched: Watched) -> bool:
         return watched.state in ("stopped", "failed", "died") and bool(watched.run.checkpoints())
@@ -187,6 +201,11 @@ class StagePage(Page):
             watched = self.watched
             if watched and watched.busy:
                 raise UserError(f"{watched.run.name} is running", hint="s stops and saves it")
+            if self._before:
+                raise UserError(
+                    f"it waits for {self._before}", why=f"one job at a time has the {jobs.device_name()}",
+                    hint="start it when that one has ended, or stop that one on its own page",
+                )  # fmt: skip
             if watched and self._unfinished(watched):
                 prepared = stages.resume(self.project, self.stage, None)
             else:
@@ -240,6 +259,15 @@ class StagePage(Page):
     def action_other(self) -> None:
         if self.stage in ("ppo", "dpo"):
             self.app.switch_screen("dpo" if self.stage == "ppo" else "ppo")
+
+
+def _in_hindsight(found: health.Health) -> health.Health:
+    """The same of a run that is over: nothing is measured any more, and there is nothing to wait for."""
+    if found.words.startswith("measuring"):
+        return health.Health("ok", "It ended before anything could be told.")
+    first = found.words[0].lower() if found.words[1].islower() else found.words[0]
+    words = f"At the end: {first}{found.words[1:].replace(': ', ', ', 1)}"
+    return health.Health(found.level, words, "" if found.action.startswith("wait") else found.action)
 
 
 def _score(sample: events.Sample) -> str:

@@ -9,6 +9,7 @@ import time
 from rich.text import Text
 from textual.widgets import Static
 
+from rlhf_lite.project import RunStatus
 from rlhf_lite.tui.feed import Watched
 
 STARTING = "starting: a process of its own loads torch and the model"
@@ -23,8 +24,18 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def kl_coef(status: RunStatus) -> float | None:
+    """The KL coefficient now: of the last step, or what it was set to since; None where there is none."""
+    told = [(m.step, v) for m in status.metrics if (v := m.values.get("objective/kl_coef")) is not None]
+    changed = [(c.step, c.value) for c in status.changes if c.name == "kl_coef"]
+    newest = max(changed[-1:] + told[-1:], key=lambda found: found[0], default=None)
+    return newest[1] if newest else None
+
+
 class JobLine(Static):
     """Two rows. Before three units are done it says that it is measuring."""
+
+    DEFAULT_CSS = "JobLine { text-wrap: nowrap; text-overflow: ellipsis; }"
 
     def __init__(self, *, ascii: bool = False, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -52,14 +63,13 @@ class JobLine(Static):
         self._told = self._words(what, done, total, times, watched)
 
     def render(self) -> Text:
-        told = Text(self._told, no_wrap=True, overflow="ellipsis")
         if self._share is None:
-            return told
+            return Text(self._told)
         width = max(4, self.size.width - 5)
         full, empty = ("#", ".") if self._ascii else ("━", "─")
         filled = round(self._share * width)
         bar = Text().append(full * filled, "green").append(empty * (width - filled), "dim")
-        return bar.append(f" {self._share:4.0%}").append("\n").append(told)
+        return bar.append(f" {self._share:4.0%}").append(f"\n{self._told}")
 
     def _words(
         self, what: str, done: int, total: int, times: list[tuple[float, int]], watched: Watched
@@ -71,10 +81,13 @@ class JobLine(Static):
         elif watched.busy and total > 1 and done < total:
             if len(paces) >= 2:
                 pace = statistics.median(paces)
-                unit = f"{pace:.1f} s each" if pace >= 1 else f"{1 / pace:.0f}/s"
+                seconds = f"{pace:.1f}" if pace < 10 else f"{pace:.0f}"
+                unit = f"{seconds} s each" if pace >= 1 else f"{1 / pace:.0f}/s"
                 parts += [unit, f"{clock(pace * (total - done))} left"]
             else:
                 parts.append("measuring")
+        if (coefficient := kl_coef(watched.status)) is not None:
+            parts.append(f"KL coef {coefficient:.2g}")
         if watched.status.saved_step >= 0:
             parts.append(f"saved at {watched.status.saved_step}")
         return " · ".join(parts)
