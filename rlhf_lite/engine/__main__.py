@@ -7,9 +7,11 @@ session one "error" reply, since nobody watches this process's stderr; a job's t
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from rlhf_lite import jobs
@@ -47,6 +49,7 @@ def run_session(verb: str, arguments: list[str]) -> int:
 
 def run_job(verb: str, run: Run) -> int:
     """Run a job under its locks; every way it can end is one event."""
+    _keep_log_clean()
     with jobs.hold_lock(jobs.lock_path(run), str(os.getpid())):
         job = Job(run)
         job.emit(Started(stage=verb, pid=os.getpid()))
@@ -67,6 +70,20 @@ def run_job(verb: str, run: Run) -> int:
             return known.exit_code
         job.emit(Finished())
         return 0
+
+
+def _keep_log_clean() -> None:
+    """Silence the two warnings of every healthy run that nobody can act on; any other still reaches the log.
+
+    bitsandbytes asks for a package of faster CPU kernels that is not needed; PEFT knows a property of transformers by
+    its old name.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_of_kernels)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _not_of_kernels(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
 
 
 def _stage(verb: str):
