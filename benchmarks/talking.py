@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite import conversation, jobs
+from rlhf_lite import chats, jobs
 from rlhf_lite.conversation import Conversation
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.tui.app import RlhfApp
@@ -150,7 +150,7 @@ def main() -> None:
         for number in range(turns):
             chat.say(f"Question {number}: how do I get it out?")
             chat.reply(answer(tokens))
-        conversation.save(project, chat, "long")
+        chats.save(project, chat, "long")
         found = asyncio.run(measured(project, turns))
     print(f"{turns} turns of {tokens} tokens, {pace} a second; late by, ms   median     p99     max")
     for name, late in found.items():

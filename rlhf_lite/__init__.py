@@ -6,7 +6,8 @@ map; a module names what it decided and what it left out in its own docstring.
     __main__.py     the app at once, or the commands
     cli.py          the commands · looking.py those that only look · demo.py the whole pipeline on the built-in model
     options.py      every option, described once · narrate.py progress and Ctrl-C · plain.py labelling and chat by lines
-    conversation.py a chat's turns, commands and file · voices.py who answers in it · talker.py asks without waiting
+    chats.py        a project's saved conversations
+    conversation.py a chat's turns and commands · voices.py who answers in it · talker.py asks without waiting
     overview.py     where a project stands, the next command · checklist.py the same as eight steps
     history.py      a run's size, another one like it, its end · bugreport.py what may be told of a fault
     stages.py       what a run starts from, and every check before a process is spawned

@@ -1,23 +1,21 @@
-"""A conversation with a model: its turns, the settings of its answers, what is typed as a command, and its file.
+"""A conversation with a model: its turns, the settings of its answers, and what is typed as a command.
 
 * A turn is taken back as a whole: a conversation never ends in a question that nobody will answer.
-* It is kept as lines of JSON, one message each, in the project's ``chats/``; a name is a name, never a path.
+* How it is kept is :mod:`rlhf_lite.chats`'s.
 * What no longer fits the model's context is left out by the session, oldest turns first; here it is put into words.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
-import re
+import textwrap
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from rlhf_lite import config
-from rlhf_lite.errors import BadRow, UserError
+from rlhf_lite.errors import UserError
 from rlhf_lite.labels import Message, Verdict
 from rlhf_lite.project import Project
 
@@ -25,7 +23,6 @@ ORIGIN = "chat"  # of the pairs that come from a conversation
 NEARLY_FULL = 0.9
 BETTER_TEMPERATURE = 0.8  # below it, a second answer is too often the first one again
 Choice = Literal["left", "right", "tie", "both_bad"]
-ROLES = ("system", "user", "assistant")
 COMMANDS = {
     "help": ("", "this list"),
     "system": ("[TEXT]", "show or set the system prompt; /system none removes it"),
@@ -33,15 +30,14 @@ COMMANDS = {
     "reset": ("", "begin anew; the system prompt stays"),
     "retry": ("", "answer the last message again"),
     "edit": ("", "change your last message and send it again"),
-    "save": ("[NAME]", "keep this conversation in the project's chats folder"),
-    "load": ("[NAME]", "go on with a saved one; without a name: which there are"),
+    "save": ("[NAME]", "give this conversation a name; it is saved as it grows"),
+    "load": ("[NAME|NUMBER]", "go on with a saved one; alone: which there are"),
     "model": ("[base|tuned|gguf]", "who answers"),
     "side": ("", "base and tuned next to each other, on or off"),
     "better": ("", "a second answer; the one you choose becomes a label"),
     "stats": ("", "what was said so far, and how fast"),
     "bye": ("", "leave"),
 }
-_NAME = re.compile(r"[^\W_](?:[\w .-]{0,62}[\w-])?")
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -106,6 +102,12 @@ class Conversation:
     def question(self) -> str:
         """What was asked last; empty where nothing was."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    @property
+    def first(self) -> str:
+        """What was asked first, in one short line; empty where nothing was."""
+        asked = next((m["content"] for m in self.messages if m["role"] == "user"), "")
+        return textwrap.shorten(asked, 40, placeholder="…")
 
     @property
     def answer(self) -> str | None:
@@ -183,76 +185,6 @@ def context_warning(used: int, limit: int, max_tokens: int) -> str:
 def dropped_words(turns: int) -> str:
     were = "turn no longer fits and was" if turns == 1 else f"{turns} turns no longer fit and were"
     return f"The oldest {were} left out of what the model reads."
-
-
-def folder(project: Project) -> Path:
-    return project.root / "chats"
-
-
-def saved(project: Project) -> list[str]:
-    """The names of the saved conversations, the latest first."""
-    found = sorted(folder(project).glob("*.jsonl"), key=lambda p: p.stat().st_mtime, reverse=True)
-    return [p.stem for p in found]
-
-
-def _path(project: Project, name: str) -> tuple[str, Path]:
-    name = name.removesuffix(".jsonl")
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{name or 'an empty name'} is no name for a conversation", why="it becomes the name of a file",
-            hint="letters, digits, spaces, dots, _ and -, 64 at most",
-        )  # fmt: skip
-    return name, folder(project) / f"{name}.jsonl"
-
-
-def save(project: Project, chat: Conversation, name: str) -> Path:
-    """Write a conversation, whole or not at all; it goes by that name from then on.
-
-    Raises:
-        UserError: no name, nothing to save, a name that another conversation has, or a folder that takes no file.
-    """
-    name, path = _path(project, name)
-    if not chat.turns:
-        raise UserError("there is nothing to save yet", hint="say something first")
-    if path.exists() and chat.name != name:
-        raise UserError(
-            f"there is a conversation {name} already",
-            hint=f"/save under another name, or /load {name} to go on with it",
-        )
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        part.write_bytes(b"".join(msgspec.json.encode(m) + b"\n" for m in chat.messages))
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}", why=error.strerror or str(error)) from error
-    chat.name = name
-    return path
-
-
-def load(project: Project, name: str) -> Conversation:
-    """A saved conversation; a last question without an answer is the caller's to ask again.
-
-    Raises:
-        UserError: no such name.
-        BadRow: the file is damaged; says in which line.
-    """
-    name, path = _path(project, name)
-    if not path.is_file():
-        known = ", ".join(saved(project)[:8])
-        raise UserError(
-            f"there is no conversation {name}", hint=f"there are: {known}" if known else "none is saved yet"
-        )
-    messages: list[Message] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            message = msgspec.json.decode(line, type=Message)
-        except msgspec.MsgspecError as error:
-            raise BadRow(f"line {number} of {path.name} cannot be read", why=str(error)) from error
-        if message.keys() != {"role", "content"} or message["role"] not in ROLES:
-            raise BadRow(f"line {number} of {path.name} is no message", why='it wants "role" and "content"')
-        messages.append(message)
-    return Conversation(messages, name)
 
 
 def keep_choice(

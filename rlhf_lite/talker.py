@@ -44,6 +44,11 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     dropped: int = 0
 
     @property
+    def used(self) -> int:
+        """Tokens of the context that the conversation takes now."""
+        return self.prompt_tokens + self.tokens
+
+    @property
     def rate(self) -> float:
         """Tokens a second, from the first token on; 0 where there is nothing to measure."""
         took = self.seconds - (self.seconds_to_first or 0)

@@ -188,6 +188,8 @@ PAGES: dict[str, tuple[Key, ...]] = {
     "chat": _page(
         "chat",
         ("stop", "escape", "stop", "Stop"),
+        ("neither", "escape", "choose_none", "No choice"),
+        ("unedit", "escape", "unedit", "Don't edit"),
         ("back", "escape", "leave", "Back"),
         ("newline", "ctrl+o", "newline", "Line"),
         ("retry", "ctrl+r", "retry", "Retry"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import add_run
 
-from rlhf_lite import conversation, voices
+from rlhf_lite import chats, conversation, voices
 from rlhf_lite.conversation import Conversation, Sampling
 from rlhf_lite.errors import BadRow, UserError
 from rlhf_lite.events import Finished, Result
@@ -122,27 +122,27 @@ def test_turns_that_were_left_out_are_counted() -> None:
 
 def test_a_saved_conversation_comes_back_as_it_was(project: Project) -> None:
     chat = spoken("Wie geht's?\nUnd sonst?", 'Gut, "danke" 🦜', system="Be brief.")
-    path = conversation.save(project, chat, "first talk")
+    path = chats.save(project, chat, "first talk")
     assert path == project.root / "chats" / "first talk.jsonl"
     assert [json.loads(line)["role"] for line in path.read_text().splitlines()] == [
         "system",
         "user",
         "assistant",
     ]
-    again = conversation.load(project, "first talk")
+    again = chats.load(project, "first talk")
     assert (again.messages, again.name) == (chat.messages, "first talk")
-    assert conversation.saved(project) == ["first talk"]
+    assert chats.saved(project) == ["first talk"]
 
 
 def test_going_on_saves_over_it_and_another_conversation_does_not(project: Project) -> None:
     chat = spoken("One?", "1")
-    conversation.save(project, chat, "mine")
+    chats.save(project, chat, "mine")
     chat.say("Two?")
     chat.reply("2")
-    conversation.save(project, chat, "mine")
+    chats.save(project, chat, "mine")
     with pytest.raises(UserError, match="there is a conversation mine already"):
-        conversation.save(project, spoken("Other?", "x"), "mine")
-    assert len(conversation.load(project, "mine").messages) == 4
+        chats.save(project, spoken("Other?", "x"), "mine")
+    assert len(chats.load(project, "mine").messages) == 4
 
 
 @pytest.mark.parametrize(
@@ -166,18 +166,31 @@ def test_going_on_saves_over_it_and_another_conversation_does_not(project: Proje
 def test_a_name_is_no_path(project: Project, name: str) -> None:
     before = sorted(project.root.parent.rglob("*"))
     with pytest.raises(UserError, match="no name"):
-        conversation.save(project, spoken("One?", "1"), name)
+        chats.save(project, spoken("One?", "1"), name)
     with pytest.raises(UserError, match="no name"):
-        conversation.load(project, name)
+        chats.load(project, name)
     assert sorted(project.root.parent.rglob("*")) == before
+
+
+def test_talks_are_kept_by_the_time_each_in_one_file_until_they_get_a_name(project: Project) -> None:
+    first, second = spoken("One?", "1"), spoken("Two?", "2")
+    for chat in (first, second, spoken(system="Be brief.")):  # in one second
+        chats.keep(project, chat)
+        chats.keep(project, chat)
+    assert len({first.name, second.name}) == 2
+    assert sorted(chats.saved(project)) == sorted([first.name, second.name])
+    chats.save(project, first, "mine")
+    assert sorted(chats.saved(project)) == sorted(["mine", second.name])
+    chats.save(project, first, "copy")
+    assert len(chats.saved(project)) == 3, "a name that was given stays"
 
 
 def test_nothing_is_not_saved_and_what_is_not_there_names_what_is(project: Project) -> None:
     with pytest.raises(UserError, match="nothing to save"):
-        conversation.save(project, spoken(system="Be brief."), "empty")
-    conversation.save(project, spoken("One?", "1"), "mine")
+        chats.save(project, spoken(system="Be brief."), "empty")
+    chats.save(project, spoken("One?", "1"), "mine")
     with pytest.raises(UserError) as told:
-        conversation.load(project, "yours")
+        chats.load(project, "yours")
     assert "mine" in told.value.hint
 
 
@@ -186,10 +199,10 @@ def test_nothing_is_not_saved_and_what_is_not_there_names_what_is(project: Proje
              '{"role": 1, "content": "x"}'],
 )  # fmt: skip
 def test_a_damaged_file_names_its_line(project: Project, line: str) -> None:
-    path = conversation.save(project, spoken("One?", "1"), "mine")
+    path = chats.save(project, spoken("One?", "1"), "mine")
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(BadRow, match=r"line 3 of mine\.jsonl"):
-        conversation.load(project, "mine")
+        chats.load(project, "mine")
 
 
 # --- a choice as a label

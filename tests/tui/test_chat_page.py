@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from at_the_keys import drive, footer_width, holds, page, shown, until
 from textual.pilot import Pilot
+from textual.widgets._footer import FooterKey
 
-from rlhf_lite import conversation, events, jobs
+from rlhf_lite import chats, events, jobs
 from rlhf_lite.conversation import Conversation
 from rlhf_lite.errors import DataError, JobDied, RlhfLiteError
 from rlhf_lite.project import Project, ProjectFile
@@ -375,18 +376,129 @@ def test_a_full_context_is_told_once_and_left_out_turns_each_time_there_are_more
 
 def test_a_conversation_is_saved_and_loaded_by_its_name(project: Project) -> None:
     chat = Conversation([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "**Me.**"}])
-    conversation.save(project, chat, "first")
+    chats.save(project, chat, "first")
 
     async def steps(app: RlhfApp, pilot: Pilot[None], chat: ChatPage) -> None:
         await say(pilot, chat, "/load ../first")
         assert "no name for a conversation" in screen(app)
         await say(pilot, chat, "/load")
-        assert "Saved: first" in screen(app)
-        await say(pilot, chat, "/load first")
+        assert re.search(r"1  first  Who\?", screen(app))
+        await say(pilot, chat, "/load 1")
         assert re.search(r"> Who\?\n\s+Me\.", screen(app))
         await say(pilot, chat, "And?")
         await say(pilot, chat, "/save")
-        assert len(conversation.load(project, "first").messages) == 4
+        assert len(chats.load(project, "first").messages) == 4
+
+    talk(project, steps)
+
+
+def test_a_conversation_is_saved_as_it_grows_in_one_file_of_its_own(
+    project: Project, child: type[Child]
+) -> None:
+    child.answers = staticmethod(lambda request: spoken(f"answer to {request['messages'][-1]['content']}"))  # pyright: ignore
+
+    def on_disk() -> list[list[str]]:
+        return [[m["content"] for m in chats.load(project, name).messages] for name in chats.saved(project)]
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], chat: ChatPage) -> None:
+        await say(pilot, chat, "/set temperature 0.1")
+        await say(pilot, chat, "/system Be brief.")
+        assert on_disk() == [], "nothing was said yet"
+        await say(pilot, chat, "One?")
+        await say(pilot, chat, "Two?")
+        first = ["Be brief.", "One?", "answer to One?", "Two?", "answer to Two?"]
+        assert on_disk() == [first]
+        child.answers = staticmethod(lambda request: spoken("Half")[:1])  # pyright: ignore
+        chat.typing.insert("Three?")
+        await pilot.press("enter")
+        await until(pilot, lambda: "Half" in screen(app))
+        assert on_disk() == [[*first, "Three?"]], (
+            "killed now, the answer that is being said is all that is lost"
+        )
+        await pilot.press("escape")
+        await until(pilot, lambda: on_disk() == [[*first, "Three?", "Half"]])
+        child.answers = staticmethod(lambda request: spoken("Other"))  # pyright: ignore
+        await say(pilot, chat, "/reset")
+        await say(pilot, chat, "Four?")
+        assert sorted(map(len, on_disk())) == [3, 7]
+        await say(pilot, chat, "/save mine")
+        assert len(chats.saved(project)) == 2, "a name takes the place of the time"
+        assert chats.load(project, "mine").question == "Four?"
+
+    talk(project, steps)
+
+
+def test_a_conversation_that_cannot_be_saved_is_told_and_goes_on(project: Project) -> None:
+    (project.root / "chats").write_text("in the way")
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], chat: ChatPage) -> None:
+        await say(pilot, chat, "hi")
+        assert "cannot write" in screen(app)
+        assert texts(chat) == ["hi", "Hello there."]
+
+    talk(project, steps)
+
+
+def test_all_of_a_long_conversation_can_be_read_and_its_last_answer_be_had_again(
+    project: Project, child: type[Child]
+) -> None:
+    said = iter(range(99))
+    child.answers = staticmethod(
+        lambda request: spoken(f"answer {next(said)} begins\n\n" + "much more. " * 200)
+    )  # pyright: ignore
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], chat: ChatPage) -> None:
+        for number in range(6):
+            await say(pilot, chat, f"Question {number}?")
+            chat.said.note(f"note {number}")
+
+        async def read() -> list[str]:
+            """What one sees of it from its beginning on."""
+            chat.said.scroll_home(animate=False)
+            await pilot.pause()
+            seen = screen(app)
+            while chat.said.scroll_y < chat.said.max_scroll_y:
+                await pilot.press("pagedown")
+                await pilot.pause()
+                seen += screen(app)
+            return list(dict.fromkeys(re.findall(r"Question \d|answer \d|note \d", seen)))
+
+        wanted = [f"{what} {n}" for n in range(6) for what in ("Question", "answer", "note")]
+        assert await read() == wanted
+        child.answers = staticmethod(lambda request: [])  # pyright: ignore
+        chat.typing.insert("Never answered?")
+        await pilot.press("enter")
+        await until(pilot, lambda: chat.saying is not None)
+        await pilot.press("escape")
+        await until(pilot, lambda: chat.saying is None)
+        await pilot.press("escape")
+        child.answers = staticmethod(lambda request: spoken("answer 9"))  # pyright: ignore
+        await say(pilot, chat, "/retry") if not chat.typing.text else await pilot.press("ctrl+r")
+        await until(pilot, lambda: texts(chat)[-1] == "answer 9")
+        assert texts(chat)[-2] == "Question 5?"
+        assert (await read())[-1] == "answer 9"
+
+    talk(project, steps, size=(100, 40))
+
+
+def test_the_footer_says_what_escape_does(project: Project, child: type[Child]) -> None:
+    def escape(app: RlhfApp) -> list[str]:
+        return [key.description for key in app.screen.query(FooterKey) if key.key == "escape"]
+
+    async def steps(app: RlhfApp, pilot: Pilot[None], chat: ChatPage) -> None:
+        await until(pilot, lambda: escape(app) == ["Back"])
+        await say(pilot, chat, "Which?")
+        await pilot.press("f2")
+        await until(pilot, lambda: escape(app) == ["Don't edit"])
+        await pilot.press("escape")
+        child.answers = staticmethod(lambda request: spoken("another one"))  # pyright: ignore
+        await pilot.press("f4")
+        await until(pilot, lambda: escape(app) == ["No choice"])
+        await pilot.press("escape")
+        child.answers = staticmethod(lambda request: spoken("Half")[:1])  # pyright: ignore
+        chat.typing.insert("On?")
+        await pilot.press("enter")
+        await until(pilot, lambda: escape(app) == ["Stop"])
 
     talk(project, steps)
 

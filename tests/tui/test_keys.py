@@ -32,7 +32,10 @@ from rlhf_lite.tui.screens.quit import QuitPage
 from rlhf_lite.tui.screens.replay import OverlayPage, ReplayPage
 from rlhf_lite.tui.screens.writing import WritingPage
 
-BY_TURNS = {frozenset({"chat.stop", "chat.back"}), frozenset({"chat.older", "chat.left"})}
+BY_TURNS = {
+    frozenset({"chat.stop", "chat.neither", "chat.unedit", "chat.back"}),
+    frozenset({"chat.older", "chat.left"}),
+}
 """Actions that share a key because only one of them is ever there."""
 UNRELIABLE = re.compile(r"(ctrl|shift|alt)\+enter|ctrl\+[imjhsq]$")
 RIGHT_HAND = re.compile(

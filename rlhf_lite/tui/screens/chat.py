@@ -6,6 +6,7 @@ until another project is opened.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +29,6 @@ from rlhf_lite.tui.widgets.conversation import ChatLog
 AFTER_END = (
     0.6  # seconds after an answer in which escape is taken for a late stop, and does not leave the page
 )
-CHOOSING = ("choose", "choose_picked")
 
 
 class ChatPage(SpeakingPage):
@@ -63,7 +63,7 @@ class ChatPage(SpeakingPage):
 
     def _tick(self) -> None:
         if self.is_current and (self.saying or (self._talker and self.ready is None)):
-            self.draw()
+            self.draw_line()
 
     @property
     def typing(self) -> ChatInput:
@@ -117,20 +117,25 @@ class ChatPage(SpeakingPage):
             else:
                 await self._say(event.text.strip())
         except RlhfLiteError as error:
-            self._tell(error)
-
-    def _tell(self, error: RlhfLiteError) -> None:
-        self.said.note("\n".join(part for part in (error.message, error.why, error.hint) if part), bad=True)
+            self.tell(error)
 
     async def _say(self, text: str) -> None:
         if self.editing:
             self.editing = False
-            self.chat.take_question()
-            if self.said.last:
-                await self.said.last.remove()
+            await self._remove_question()
         self.chat.say(text)
+        self.keep()
         await self.said.ask(text)
         await self.answer()
+
+    async def _remove_question(self) -> str:
+        if self.said.last:
+            await self.said.last.remove()
+        return self.chat.take_question()
+
+    async def take_back(self) -> None:
+        """The last question is there to be typed anew."""
+        self.unanswered(await self._remove_question())
 
     def unanswered(self, text: str) -> None:
         if not self.typing.text:
@@ -153,13 +158,13 @@ class ChatPage(SpeakingPage):
         """Show the conversation from its beginning."""
         if self.chat.system:
             self.said.note(f"The system prompt is: {self.chat.system}")
-        asked: str | None = None
-        for message in self.chat.turns:
-            if message["role"] == "user":
-                asked = message["content"]
-            elif asked is not None:
-                await self.said.ask(asked, message["content"])
-                asked = None
+        await self.said.show(
+            [
+                (asked["content"], answered["content"])
+                for asked, answered in itertools.pairwise(self.chat.turns)
+                if (asked["role"], answered["role"]) == ("user", "assistant")
+            ]
+        )
 
     @on(ChatInput.Paged)
     def _paged(self, event: ChatInput.Paged) -> None:
@@ -185,6 +190,7 @@ class ChatPage(SpeakingPage):
         prompt, project = self.chat.prompt(), self.project
         if event.answer is not None:
             self.chat.reply(event.answer)
+            self.keep()
             await self._settle(event.answer)
         choice, seconds = event.choice, event.seconds
 
@@ -205,14 +211,16 @@ class ChatPage(SpeakingPage):
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Escape stops while something is said, and else goes back; letters are keys only while one chooses."""
+        """Escape does what the footer says: one thing at a time. Letters are keys only while one chooses."""
         choosing = self.choosing
         match action:
             case "stop":
-                return self.saying is not None or choosing or self.editing
+                return self.saying is not None
+            case "unedit":
+                return self.editing and not (self.saying or choosing)
             case "leave":
                 return not (self.saying or choosing or self.editing)
-            case "choose" | "choose_picked":
+            case "choose" | "choose_picked" | "choose_none":
                 return choosing
             case "newline" | "retry" | "edit" | "side" | "better" | "older" | "newer":
                 return not choosing
@@ -220,13 +228,16 @@ class ChatPage(SpeakingPage):
                 return True
 
     def action_stop(self) -> None:
-        if self.choice.display:
-            self._hide_choice()
-        elif self.saying:
-            self.stop()
-        elif self.editing:
-            self.editing = False
-            self.typing.put("")
+        self.stop()
+        self.draw()
+
+    def action_choose_none(self) -> None:
+        self._hide_choice()
+        self.draw()
+
+    def action_unedit(self) -> None:
+        self.editing = False
+        self.typing.put("")
         self.draw()
 
     def action_leave(self) -> None:
@@ -260,7 +271,7 @@ class ChatPage(SpeakingPage):
         try:
             await chatcommands.run(self, name, "")
         except RlhfLiteError as error:
-            self._tell(error)
+            self.tell(error)
         self.draw()
 
     async def action_retry(self) -> None:

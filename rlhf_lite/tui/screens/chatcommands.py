@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from rlhf_lite import conversation
+from rlhf_lite import chats, conversation
 from rlhf_lite.conversation import COMMANDS
-from rlhf_lite.errors import UserError
+from rlhf_lite.errors import BadRow, UserError
+from rlhf_lite.project import Project
 
 if TYPE_CHECKING:
     from rlhf_lite.tui.screens.chat import ChatPage
 
+LISTED = 9  # saved conversations
 WHILE_SPEAKING = ("help", "stats", "bye")
 
 
@@ -48,10 +49,14 @@ async def _set(page: ChatPage, rest: str) -> None:
 
 
 async def _reset(page: ChatPage, _: str) -> None:
+    before = page.chat.name
     page.chat.reset()
     page.begin(page.chat)
     await page.said.clear()
-    page.said.note("A new conversation." + (" The system prompt stays." if page.chat.system else ""))
+    stays = " The system prompt stays." if page.chat.system else ""
+    page.said.note(
+        f"A new conversation.{stays}" + (f" /load {before} brings the last one back." if before else "")
+    )
 
 
 async def _retry(page: ChatPage, _: str) -> None:
@@ -67,25 +72,40 @@ async def _edit(page: ChatPage, _: str) -> None:
 
 
 async def _save(page: ChatPage, rest: str) -> None:
-    name = rest or page.chat.name or datetime.now().strftime("%Y-%m-%d %H.%M.%S")
-    path = conversation.save(page.project, page.chat, name)
+    name = rest or page.chat.name or chats.free_name(page.project)
+    path = chats.save(page.project, page.chat, name)
     page.said.note(f"Saved: {path}. /load {path.stem} brings it back.")
 
 
 async def _load(page: ChatPage, rest: str) -> None:
+    names = chats.saved(page.project)
     if not rest:
-        names = conversation.saved(page.project)
-        page.said.note(
-            "Saved: " + ", ".join(names) if names else "No conversation is saved yet; /save does it."
-        )
+        page.said.note(_saved_words(page.project, names))
         return
-    chat = conversation.load(page.project, rest)
+    if rest.isdecimal() and rest not in names and 0 < int(rest) <= len(names):
+        rest = names[int(rest) - 1]
+    chat = chats.load(page.project, rest)
     unanswered = chat.take_question() if chat.answer is None else ""
     page.begin(chat)
     await page.said.clear()
     await page.show_all()
     if unanswered:
         page.unanswered(unanswered)
+
+
+def _saved_words(project: Project, names: list[str]) -> str:
+    """The latest of them, by the numbers that /load takes."""
+    if not names:
+        return "No conversation is saved yet."
+    rows = list[str]()
+    for number, name in enumerate(names[:LISTED], 1):
+        try:
+            asked = chats.load(project, name).first
+        except BadRow:  # told by whoever loads it
+            asked = ""
+        rows.append(f"{number:>2}  {name}  {asked}")
+    more = f"and {len(names) - LISTED} older ones; " if len(names) > LISTED else ""
+    return "\n".join([*rows, f"{more}/load 1 goes on with the first of these."])
 
 
 async def _model(page: ChatPage, rest: str) -> None:

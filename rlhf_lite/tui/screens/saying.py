@@ -8,6 +8,7 @@ from typing import Literal
 
 from textual.message import Message
 
+from rlhf_lite import conversation
 from rlhf_lite.conversation import Sampling
 from rlhf_lite.talker import Done, Talker, Told
 from rlhf_lite.tui.widgets.conversation import SpokenAnswer
@@ -41,6 +42,28 @@ class Totals:
     answers: int = 0
     tokens: int = 0
     seconds: float = 0.0
+
+    def add(self, done: Done) -> None:
+        self.answers += 1
+        self.tokens += done.tokens
+        self.seconds += done.seconds
+
+
+@dataclass
+class Room:
+    """What was told of the context already: that it is nearly full, how many turns were left out."""
+
+    warned: bool = False
+    dropped: int = 0
+
+    def news(self, done: Done, limit: int, max_tokens: int) -> list[str]:
+        """What to tell after an answer, in a context of ``limit`` tokens."""
+        news = [conversation.dropped_words(done.dropped)] if done.dropped > self.dropped else []
+        warning = conversation.context_warning(done.used, limit, max_tokens)
+        if warning and not self.warned and not done.dropped:
+            news.append(warning)
+        self.dropped, self.warned = done.dropped, bool(warning)
+        return news
 
 
 class Heard(Message):

@@ -10,7 +10,7 @@ import msgspec
 from textual import on
 from textual.widgets import Static
 
-from rlhf_lite import conversation, jobs, voices
+from rlhf_lite import chats, conversation, jobs, voices
 from rlhf_lite.conversation import Conversation, Sampling
 from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.events import Started
@@ -18,8 +18,8 @@ from rlhf_lite.talker import Done, Failed, Piece, Ready, Talker, Told
 from rlhf_lite.tui.messages import RunChanged
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.screens.behind import behind
-from rlhf_lite.tui.screens.saying import Heard, Saying, Totals, last_words, saying_words
-from rlhf_lite.tui.widgets.conversation import ChatLog
+from rlhf_lite.tui.screens.saying import Heard, Room, Saying, Totals, last_words, saying_words
+from rlhf_lite.tui.widgets.conversation import ChatLog, Exchange
 from rlhf_lite.voices import Voice, Voices
 
 TRIES = 3  # for a second answer that differs
@@ -30,18 +30,17 @@ class SpeakingPage(Page):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chat, self.sampling, self.totals = Conversation(), Sampling(), Totals()
+        self.begin(Conversation())
+        self.sampling = Sampling()
         self.voices: Voices | None = None
         self.voice: Voice = "base"
         self.beside = False  # base and tuned next to each other
         self.ready: Ready | None = None
-        self.last: Done | None = None
         self.saying: Saying | None = None
         self.ended = 0.0  # when an answer last ended
         self._talker: Talker | None = None
         self._session: tuple[str, tuple[str, ...]] | None = None
         self._loading = 0.0
-        self._warned, self._dropped = False, 0
 
     @property
     def said(self) -> ChatLog:
@@ -49,8 +48,11 @@ class SpeakingPage(Page):
 
     def draw(self) -> None:
         """Show what is the case now."""
-        self.query_one("#chatline", Static).update(self.line_words())
+        self.draw_line()
         self.refresh_bindings()
+
+    def draw_line(self) -> None:
+        self.query_one("#chatline", Static).update(self.line_words())
 
     def line_words(self) -> str:
         """The line above the input: what happens now, else how the last answer went."""
@@ -76,7 +78,7 @@ class SpeakingPage(Page):
     @property
     def used(self) -> int:
         """Tokens of the context that the conversation takes, as of the last answer."""
-        return self.last.prompt_tokens + self.last.tokens if self.last else 0
+        return self.last.used if self.last else 0
 
     # The child
 
@@ -138,14 +140,8 @@ class SpeakingPage(Page):
         """A job that begins needs the GPU's memory: the model is loaded again, on the CPU, when it is needed."""
         began = any(isinstance(event, Started) for event in message.change.events)
         wants_it = message.change.watched.run.stage not in jobs.WITHOUT_DEVICE
-        if (
-            began
-            and wants_it
-            and self._talker
-            and self.ready
-            and self.ready.device == "gpu"
-            and not self.saying
-        ):
+        has_it = self.ready is not None and self.ready.device == "gpu"
+        if began and wants_it and has_it and not self.saying:
             self.unload()
             self.said.note("A job has the GPU now: the next answer comes from the CPU.")
             self.draw()
@@ -154,9 +150,9 @@ class SpeakingPage(Page):
 
     async def answer(self) -> None:
         """Have the last question answered, in place of an answer that is there."""
-        exchange = self.said.last
-        if exchange is None or self.saying or not self.chat.question:
+        if self.saying or not self.chat.question:
             return
+        exchange = await self._exchange()
         self.said.bring_down(exchange)
         before = self.chat.take_answer()
         sides: list[Voice] = ["base", "tuned"] if self.beside else [self.voice]
@@ -202,10 +198,11 @@ class SpeakingPage(Page):
         if saying is None:
             return
         self.last, cancelled = done, done.reason == "cancelled"
-        self.totals.answers += 1
-        self.totals.tokens += done.tokens
-        self.totals.seconds += done.seconds
-        self._tell_room(done)
+        self.totals.add(done)
+        for news in self._room.news(
+            done, self.ready.context if self.ready else 0, saying.sampling.max_tokens
+        ):
+            self.said.note(news)
         if saying.kind == "second":
             await self._second_done(saying, cancelled)
             return
@@ -229,22 +226,32 @@ class SpeakingPage(Page):
             self.chat.reply(saying.before)
             await self._settle(saying.before)
         else:
-            await self._take_back()
+            await self.take_back()
+        self.keep()
         self.draw()
 
-    async def _take_back(self) -> None:
-        """The last question was not answered: it is there to be typed anew."""
-        text = self.chat.take_question()
-        if self.said.last:
-            await self.said.last.remove()
-        self.unanswered(text)
+    def keep(self) -> None:
+        """Save the conversation as it is now."""
+        try:
+            chats.keep(self.project, self.chat)
+        except RlhfLiteError as error:
+            self.tell(error)
+
+    def tell(self, error: RlhfLiteError, *more: str) -> None:
+        """Say where the conversation is what went wrong."""
+        self.said.note(
+            "\n".join(part for part in (error.message, error.why, error.hint, *more) if part), bad=True
+        )
 
     async def _settle(self, text: str) -> None:
-        if self.said.last:
-            await self.said.last.settle(text)
+        await (await self._exchange()).settle(text)
 
-    def unanswered(self, text: str) -> None:
-        """For a subclass: a question that was taken back."""
+    async def _exchange(self) -> Exchange:
+        """Where the last question is answered; asked again where it is part of the past."""
+        return self.said.last or await self.said.ask(self.chat.question)
+
+    async def take_back(self) -> None:
+        """For a subclass: the last question was not answered."""
 
     async def compare(self, first: str, second: str) -> None:
         """For a subclass: two answers to choose from."""
@@ -263,16 +270,6 @@ class SpeakingPage(Page):
             await self.compare(before, text)
         self.draw()
 
-    def _tell_room(self, done: Done) -> None:
-        limit = self.ready.context if self.ready else 0
-        if done.dropped > self._dropped:
-            self.said.note(conversation.dropped_words(done.dropped))
-        self._dropped = done.dropped
-        warning = conversation.context_warning(self.used, limit, self.sampling.max_tokens)
-        if warning and not self._warned and not done.dropped:
-            self.said.note(warning)
-        self._warned = bool(warning)
-
     async def _failed(self, error: RlhfLiteError, gone: bool) -> None:
         """Told where the conversation is; what was heard of an answer stays."""
         saying = self.saying
@@ -283,10 +280,7 @@ class SpeakingPage(Page):
                 await widget.finish()
             await self._end(saying, cancelled=True)
         self.saying = None
-        again = ("the next message loads the model again",) if gone else ()
-        self.said.note(
-            "\n".join(part for part in (error.message, error.why, error.hint, *again) if part), bad=True
-        )
+        self.tell(error, "the next message loads the model again" if gone else "")
         self.draw()
 
     def stop(self) -> None:
@@ -299,5 +293,5 @@ class SpeakingPage(Page):
 
     def begin(self, chat: Conversation) -> None:
         """Another conversation."""
-        self.chat, self.totals, self.last = chat, Totals(), None
-        self._warned, self._dropped = False, 0
+        self.chat, self.totals, self._room = chat, Totals(), Room()
+        self.last: Done | None = None

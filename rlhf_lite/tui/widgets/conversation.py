@@ -6,19 +6,26 @@ write lists and verses without the blank lines that Markdown wants. With ``ascii
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
+from collections.abc import Iterator
 
 from rich.markdown import MarkdownIt
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical, VerticalScroll
+from textual.timer import Timer
 from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
 
 from rlhf_lite.report import printable
 
 EMPTY = "*(an empty answer)*"
-WHOLE = 1  # exchanges drawn as Markdown, a widget for every paragraph; those before are one text each
+WHOLE = (
+    2000  # characters at the end that stay Markdown, a widget a paragraph; what lies before is one text each
+)
+PAST = 10_000  # characters after which the next text of the past begins: to lay out again is then a few ms
+PAUSE = 0.1  # seconds between two drawings of an answer that grows
 
 
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s")
@@ -61,6 +68,14 @@ def _keep_breaks(state) -> None:
                 child.type = "hardbreak"
 
 
+def clear_heap() -> None:
+    """Collect garbage now, and leave what is there out of it until the next call: several times an answer, a look at
+    everything stopped the app for 100 ms and more."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 class SpokenAnswer(Vertical):
     """One answer. ``name`` stands on its border where two are next to each other."""
 
@@ -79,8 +94,9 @@ class SpokenAnswer(Vertical):
         super().__init__()
         self.spoken = text
         self._ascii = ascii
-        self._stream: MarkdownStream | None = None
-        self._drawn = 0  # characters that the stream was given
+        self._painter: Timer | None = None
+        self._drawn = ""  # what the Markdown was given
+        self._drawing = asyncio.Lock()
         self.border_title = name or None
         self.set_class(ascii, "-ascii")
         self.set_class(bool(name), "-named")
@@ -93,26 +109,37 @@ class SpokenAnswer(Vertical):
             yield Markdown(spaced(printable(self.spoken)) or None, parser_factory=_parser, open_links=False)
 
     async def write(self, piece: str) -> None:
-        """Some more of it, as it is said."""
+        """Some more of it, as it is said; drawn at once where it is the first, else with what else comes meanwhile."""
         self.spoken += piece
+        if self._painter is None:
+            self._painter = self.set_interval(PAUSE, self._paint)
+            await self._paint()
+
+    async def _paint(self) -> None:
         if self._ascii:
             self.query_one(Static).update(Text(printable(self.spoken)))
-            return
-        if self._stream is None:
-            self._stream = Markdown.get_stream(self.query_one(Markdown))
-        sure = spaced(printable(settled(self.spoken)))
-        await self._stream.write(sure[self._drawn :])
-        self._drawn = max(self._drawn, len(sure))
+        else:
+            await self._draw(spaced(printable(settled(self.spoken))))
+
+    async def _draw(self, text: str) -> None:
+        """Show this Markdown; what goes on from what is there costs no more than what is new."""
+        markdown = self.query_one(Markdown)
+        async with self._drawing:
+            drawn, self._drawn = self._drawn, text
+            if not text.startswith(drawn):
+                await markdown.update("")
+                drawn = ""
+            if text != drawn:
+                await markdown.append(text[len(drawn) :])
 
     async def finish(self) -> None:
-        """No more will come: what it shows is the whole answer, drawn in one piece."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
+        """No more will come: what it shows is the whole answer."""
+        if self._painter is not None:
+            self._painter.stop()
         if self._ascii:
             self.query_one(Static).update(Text(printable(self.spoken).strip() or EMPTY.strip("*")))
         else:
-            await self.query_one(Markdown).update(spaced(printable(self.spoken)).strip() or EMPTY)
+            await self._draw(spaced(printable(self.spoken)) if self.spoken.strip() else EMPTY)
 
 
 class Exchange(Vertical):
@@ -121,7 +148,6 @@ class Exchange(Vertical):
     DEFAULT_CSS = """
     Exchange { height: auto; }
     Exchange .question { text-style: bold; padding: 0 1; background: $panel; }
-    Exchange .folded { padding: 0 1; }
     Exchange .answers { height: auto; layout: horizontal; }
     """
 
@@ -143,6 +169,7 @@ class Exchange(Vertical):
         new = [SpokenAnswer(ascii=self._ascii, name=name, current=name == current) for name in names or ("",)]
         await place.remove_children()
         await place.mount_all(new)
+        self.call_after_refresh(clear_heap)
         return new
 
     async def settle(self, answer: str) -> None:
@@ -151,18 +178,47 @@ class Exchange(Vertical):
         await place.remove_children()
         await place.mount(SpokenAnswer(answer, ascii=self._ascii))
 
-    async def fold(self) -> None:
-        """Become one text. Every new word lays the whole log out anew: with 30 exchanges in their many widgets that
-        took 200 ms each time."""
-        if self.has_class("-folded"):
-            return
-        self.add_class("-folded")
-        text = Text(f"> {printable(self.question)}\n", "bold")
-        for answer in self.query(SpokenAnswer):
-            name = f"{answer.border_title}: " if answer.border_title else ""
-            text.append(f"{name}{printable(answer.spoken)}\n", "not bold")
-        await self.remove_children()
-        await self.mount(Static(text, classes="folded", markup=False))
+    @property
+    def length(self) -> int:
+        """Characters of its answers."""
+        return sum(len(answer.spoken) for answer in self.query(SpokenAnswer))
+
+    def as_text(self) -> Text:
+        heard = [(answer.border_title or "", answer.spoken) for answer in self.query(SpokenAnswer)]
+        return as_text(self.question, *heard)
+
+
+def as_text(question: str, *answers: tuple[str, str]) -> Text:
+    """An exchange as one text; each answer behind the name of its voice, empty where there was only one."""
+    text = Text().append(f"> {printable(question)}\n", "bold")
+    for name, answer in answers:
+        text.append(f"{name}: " if name else "").append(
+            f"{printable(answer).strip() or EMPTY.strip('*')}\n\n"
+        )
+    return text
+
+
+class Note(Static):
+    """Something that the app says."""
+
+    def __init__(self, words: str | Text, *, bad: bool) -> None:
+        self.words = words if isinstance(words, Text) else Text(printable(words))
+        super().__init__(self.words, classes="note -bad" if bad else "note", markup=False)
+
+    def as_text(self) -> Text:
+        return Text().append_text(self.words).append("\n\n")
+
+
+class Past(Static):
+    """What was said long ago, as one text: an answer that grows lays the whole log out anew, each of its widgets."""
+
+    def __init__(self) -> None:
+        self.text = Text()
+        super().__init__(classes="past", markup=False)
+
+    def add(self, text: Text) -> None:
+        self.text.append_text(text)
+        self.update(self.text[:-1])  # its last line break would be an empty row more
 
 
 class ChatLog(VerticalScroll, can_focus=False):
@@ -170,6 +226,7 @@ class ChatLog(VerticalScroll, can_focus=False):
 
     DEFAULT_CSS = """
     ChatLog { height: 1fr; scrollbar-size-vertical: 1; }
+    ChatLog .past { padding: 0 1; }
     ChatLog .note { color: $text-muted; padding: 0 1; margin: 0 0 1 0; }
     ChatLog .note.-bad { color: $text-error; text-style: bold; }
     """
@@ -182,17 +239,51 @@ class ChatLog(VerticalScroll, can_focus=False):
         self.anchor()
 
     async def ask(self, question: str, answer: str | None = None) -> Exchange:
+        """A new exchange at the end; those long before it become text."""
+        length, old = 0, None
+        for exchange in self._exchanges():
+            length += exchange.length
+            if length > WHOLE:
+                old = exchange
+                break
+        if old is not None:
+            await self._fold(old)
         new = Exchange(question, answer, ascii=self._ascii)
         await self.mount(new)
-        for old in list(self.query(Exchange))[:-WHOLE]:
-            await old.fold()
         self.anchor()
         return new
 
+    async def show(self, turns: list[tuple[str, str]]) -> None:
+        """Questions and their answers, from the first on."""
+        for question, answer in turns[:-1]:
+            await self._add(as_text(question, ("", answer)))
+        for question, answer in turns[-1:]:
+            await self.ask(question, answer)
+
+    async def _fold(self, last: Exchange) -> None:
+        """Make text of all up to this exchange."""
+        for widget in list(self.children):
+            if isinstance(widget, Note | Exchange):
+                await self._add(widget.as_text())
+                await widget.remove()
+            if widget is last:
+                return
+
+    async def _add(self, text: Text) -> None:
+        """Add text to what is past, which stands before all else."""
+        past = [child for child in self.children if isinstance(child, Past)]
+        if not past or len(past[-1].text) > PAST:
+            past.append(Past())
+            await self.mount(past[-1], before=len(past) - 1 if self.children else None)
+        past[-1].add(text)
+
+    def _exchanges(self) -> Iterator[Exchange]:
+        """The newest first."""
+        return (child for child in reversed(self.children) if isinstance(child, Exchange))
+
     def note(self, words: str | Text, *, bad: bool = False) -> None:
         """Something that the app says; a rich Text keeps its own styles."""
-        text = words if isinstance(words, Text) else Text(printable(words))
-        self.mount(Static(text, classes="note -bad" if bad else "note", markup=False))
+        self.mount(Note(words, bad=bad))
         self.anchor()
 
     def bring_down(self, exchange: Exchange) -> None:
@@ -204,7 +295,7 @@ class ChatLog(VerticalScroll, can_focus=False):
     @property
     def last(self) -> Exchange | None:
         """The newest exchange."""
-        return next(reversed(list(self.query(Exchange))), None)
+        return next(self._exchanges(), None)
 
     async def clear(self) -> None:
         await self.remove_children()
