@@ -59,9 +59,11 @@ class LabelPage(JudgingPage):
 
     def on_mount(self) -> None:
         # A full garbage collection over all that Textual has loaded takes 70 ms, which a key would have to wait for.
-        # What is loaded now stays for good: the collector may leave it alone.
+        # What is loaded now stays for good: the collector may leave it alone. What painting leaves behind is collected
+        # in the pause after a label; by itself the collector would begin in the middle of the next paint.
         if not gc.get_freeze_count():
             self.call_after_refresh(gc.freeze)
+            gc.set_threshold(10_000, 10, 10)
 
     def on_screen_resume(self) -> None:
         self._draw()
@@ -132,7 +134,12 @@ class LabelPage(JudgingPage):
         self._pass_news(reached)
         if self._count_soon:
             self._count_soon.stop()
-        self._count_soon = self.set_timer(COUNT_AFTER, self._count)
+        self._count_soon = self.set_timer(COUNT_AFTER, self._pause)
+
+    def _pause(self) -> None:
+        """Nobody presses a key just now."""
+        self._count()
+        gc.collect()
 
     def action_undo(self) -> None:
         with self.told():
@@ -198,9 +205,7 @@ class LabelPage(JudgingPage):
         if busy and busy.busy:
             return Text(f"{busy.run.name} is making pairs; they appear here as they come.")
         if not counts.pairs:
-            return Text(
-                "No pairs yet.\n\nEnter: prompts, and two answers to each from the model, or an import."
-            )
+            return Text("No pairs yet.\n\nEnter: prompts and two answers to each, or an import.")
         return summary(counts, figures, len(self._store.flagged()))
 
     def go_on(self) -> None:
@@ -260,9 +265,7 @@ class LabelPage(JudgingPage):
         if self._refit:
             return
         if reached:
-            self._tell_news(
-                f"{reached} decided: r lets a reward model learn from them now, while you label on."
-            )
+            self._tell_news(f"{reached} decided: r lets a reward model learn from them while you label on.")
         elif self._news_for:
             self._news_for -= 1
             if not self._news_for:
@@ -271,9 +274,7 @@ class LabelPage(JudgingPage):
     def action_refit(self) -> None:
         with self.told():
             if self._refit:
-                raise UserError(
-                    f"{self._refit} is learning", hint="label on; its accuracy is told when it ends"
-                )
+                raise UserError(f"{self._refit} learns", hint="label on; its accuracy is told when it ends")
             preset = stages.preset_of(self.project, QUICK)
             self._refit = self.start(stages.train(self.project, preset, "reward", None)).run.name
             self._tell_news(f"{self._refit} is learning from your labels; label on.")
