@@ -106,7 +106,8 @@ class RlhfApp(App[None]):
                 while self.screen is not screen:
                     self.pop_screen()
                 return
-        self.push_screen(page)
+        with telling(self):
+            self.push_screen(page)
 
     def back(self) -> None:
         """One page up; the first stays."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
@@ -19,8 +20,8 @@ from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.project import Project
 from rlhf_lite.tui import keys
 from rlhf_lite.tui.desk import Desk
-from rlhf_lite.tui.feed import Feed, Watched
-from rlhf_lite.tui.messages import ProjectChanged
+from rlhf_lite.tui.feed import Change, Feed, Watched
+from rlhf_lite.tui.messages import ProjectChanged, RunChanged
 from rlhf_lite.tui.widgets.topbar import TopBar
 
 if TYPE_CHECKING:
@@ -68,6 +69,23 @@ class Page(Screen[None]):
     def body(self) -> Iterable[Widget]:
         """What lies between top row and footer."""
         return ()
+
+    def redraw(self) -> None:
+        """Show what is so now: the page comes to the front, or the project or a run that it shows has changed."""
+
+    def shows(self, change: Change) -> bool:
+        """Whether what is new of a run is to be seen here."""
+        return True
+
+    @on(events.ScreenResume)
+    @on(ProjectChanged)
+    def _draw_anew(self) -> None:
+        self.redraw()
+
+    @on(RunChanged)
+    def _draw_change(self, message: RunChanged) -> None:
+        if self.shows(message.change):
+            self.redraw()
 
     @contextmanager
     def told(self) -> Generator[None]:

@@ -99,6 +99,19 @@ def test_a_number_opens_its_step_and_escape_comes_back(project: Project) -> None
     drive(project, steps)
 
 
+def test_a_page_that_does_not_exist_is_told_and_the_app_stays(project: Project) -> None:
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        app.show("nowhere")
+        await pilot.pause()
+        assert isinstance(app.screen, ErrorPage)
+        assert "nowhere" in app.screen.error.why
+        await pilot.press("escape")
+        await pilot.pause()
+        assert page(app) == "home"
+
+    drive(project, steps)
+
+
 def test_what_cannot_start_yet_is_told_in_three_parts_and_starts_nothing(project: Project) -> None:
     async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
         app.show("ppo")

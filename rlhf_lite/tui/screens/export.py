@@ -14,8 +14,7 @@ from textual.widgets.option_list import Option
 from rlhf_lite import catalog, jobs, report, stages
 from rlhf_lite.errors import UserError
 from rlhf_lite.tui import keys
-from rlhf_lite.tui.feed import Watched
-from rlhf_lite.tui.messages import RunChanged
+from rlhf_lite.tui.feed import Change, Watched
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.widgets.jobline import JobLine
 
@@ -72,15 +71,10 @@ class ExportPage(Page):
     def watched(self) -> Watched | None:
         return self.feed.newest("export")
 
-    def on_screen_resume(self) -> None:
-        self._draw()
+    def shows(self, change: Change) -> bool:
+        return change.watched is self.watched
 
-    @on(RunChanged)
-    def _run_changed(self, message: RunChanged) -> None:
-        if message.change.watched is self.watched:
-            self._draw()
-
-    def _draw(self) -> None:
+    def redraw(self) -> None:
         watched, line = self.watched, self.query_one(JobLine)
         line.display = watched is not None and watched.busy
         if watched:
@@ -109,7 +103,7 @@ class ExportPage(Page):
         with self.told():
             preset = stages.preset_of(self.project, [])
             self.start(stages.export(self.project, preset, "", event.option.id or "q8_0", None))
-            self._draw()
+            self.redraw()
 
     def action_start(self) -> None:
         self.query_one("#quants", OptionList).action_select()

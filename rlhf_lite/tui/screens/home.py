@@ -13,7 +13,7 @@ from textual.widgets.option_list import Option
 from rlhf_lite import checklist
 from rlhf_lite.events import Progress, Started
 from rlhf_lite.tui import keys
-from rlhf_lite.tui.messages import ProjectChanged, RunChanged
+from rlhf_lite.tui.feed import Change
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.screens.quit import QuitPage
 
@@ -59,20 +59,10 @@ class HomePage(Page):
         yield rows
         yield Static(id="sentence", markup=False)
 
-    def on_screen_resume(self) -> None:
-        self._draw()
+    def shows(self, change: Change) -> bool:
+        return change.ended or any(isinstance(event, Started | Progress) for event in change.events)
 
-    @on(ProjectChanged)
-    def _project_changed(self) -> None:
-        self._draw()
-
-    @on(RunChanged)
-    def _run_changed(self, message: RunChanged) -> None:
-        change = message.change
-        if change.ended or any(isinstance(event, Started | Progress) for event in change.events):
-            self._draw()
-
-    def _draw(self) -> None:
+    def redraw(self) -> None:
         empty, rows = self.query_one("#empty"), self.query_one("#steps", OptionList)
         empty.display = self.desk.project is None
         rows.display = self.desk.project is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from textual import on
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
@@ -14,7 +13,7 @@ from rlhf_lite import bugreport
 from rlhf_lite.project import Run
 from rlhf_lite.report import printable
 from rlhf_lite.tui import keys
-from rlhf_lite.tui.messages import ProjectChanged, RunChanged
+from rlhf_lite.tui.feed import Change
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.screens.behind import behind
 
@@ -54,19 +53,10 @@ class LogPage(Page):
         """Show this run's log from now on, None for the newest's."""
         self._picked = name
         if self.is_mounted:
-            self._draw()
+            self.redraw()
 
-    def on_screen_resume(self) -> None:
-        self._draw()
-
-    @on(ProjectChanged)
-    def _project_changed(self) -> None:
-        self._draw()
-
-    @on(RunChanged)
-    def _run_changed(self, message: RunChanged) -> None:
-        if message.change.watched.run == self._run:
-            self._draw()
+    def shows(self, change: Change) -> bool:
+        return change.watched.run == self._run
 
     @property
     def _runs(self) -> list[Run]:
@@ -80,7 +70,7 @@ class LogPage(Page):
             return None
         return next((run for run in runs if run.name == self._picked), runs[-1])
 
-    def _draw(self) -> None:
+    def redraw(self) -> None:
         run = self._run
         path = run.log_path if run else bugreport.app_log()
         try:

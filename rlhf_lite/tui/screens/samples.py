@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.text import Text
-from textual import on
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
@@ -13,8 +12,7 @@ from textual.widgets import Static
 from rlhf_lite.events import Sample
 from rlhf_lite.report import printable
 from rlhf_lite.tui import keys
-from rlhf_lite.tui.feed import Watched
-from rlhf_lite.tui.messages import ProjectChanged, RunChanged
+from rlhf_lite.tui.feed import Change, Watched
 from rlhf_lite.tui.page import Page
 
 NONE = (
@@ -55,23 +53,14 @@ class SamplesPage(Page):
         newest_first = (w for w in reversed(self.feed.runs) if w.run.stage in ("ppo", "dpo", "sft"))
         return next((w for w in newest_first if w.status.samples), None)
 
-    def on_screen_resume(self) -> None:
-        self._draw()
-
-    @on(ProjectChanged)
-    def _project_changed(self) -> None:
-        self._draw()
-
-    @on(RunChanged)
-    def _run_changed(self, message: RunChanged) -> None:
-        if any(isinstance(event, Sample) for event in message.change.events):
-            self._draw()
+    def shows(self, change: Change) -> bool:
+        return any(isinstance(event, Sample) for event in change.events)
 
     @property
     def _steps(self) -> list[int]:
         return sorted({s.step for s in self.watched.status.samples}) if self.watched else []
 
-    def _draw(self) -> None:
+    def redraw(self) -> None:
         watched, steps = self.watched, self._steps
         body = self.query_one("#samples", Static)
         if watched is None:
@@ -124,7 +113,7 @@ class SamplesPage(Page):
         steps = self._steps
         if steps:
             self._at = None if steps[place] == steps[-1] else steps[place]
-            self._draw()
+            self.redraw()
 
     def action_scroll(self, rows: int) -> None:
         self.query_one("#scroll", VerticalScroll).scroll_relative(y=rows, animate=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.text import Text
-from textual import on
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
@@ -15,8 +14,7 @@ from rlhf_lite.errors import UserError
 from rlhf_lite.project import RunStatus
 from rlhf_lite.settings import Preset
 from rlhf_lite.tui import keys
-from rlhf_lite.tui.feed import Watched
-from rlhf_lite.tui.messages import ProjectChanged, RunChanged
+from rlhf_lite.tui.feed import Change, Watched
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.widgets.jobline import JobLine
 from rlhf_lite.tui.widgets.runcharts import RunCharts
@@ -67,21 +65,11 @@ class StagePage(Page):
         watched = self.watched
         return watched.run.settings().preset if watched else stages.preset_of(self.project, [])
 
-    def on_screen_resume(self) -> None:
-        self._draw()
-
-    @on(ProjectChanged)
-    def _project_changed(self) -> None:
-        self._draw()
-
-    @on(RunChanged)
-    def _run_changed(self, message: RunChanged) -> None:
-        change = message.change
+    def shows(self, change: Change) -> bool:
         began = any(isinstance(event, events.Started) for event in change.events)
-        if change.watched is self.watched or change.ended or began:
-            self._draw()
+        return change.watched is self.watched or change.ended or began
 
-    def _draw(self) -> None:
+    def redraw(self) -> None:
         with self.told():
             watched = self.watched
             live = watched is not None and watched.status.metrics
@@ -211,7 +199,7 @@ class StagePage(Page):
             else:
                 prepared = stages.train(self.project, stages.preset_of(self.project, []), self.stage, None)
             self.start(prepared)
-            self._draw()
+            self.redraw()
 
     def action_stop(self) -> None:
         watched = self.watched
@@ -225,7 +213,7 @@ class StagePage(Page):
             paused = not watched.paused
             jobs.control(watched.run, type="pause" if paused else "resume")
             self.notify("It pauses after this step; space goes on." if paused else "It goes on.")
-            self._draw()
+            self.redraw()
 
     def action_kl_coef(self, factor: float) -> None:
         self._change("kl_coef", "objective/kl_coef", factor)
