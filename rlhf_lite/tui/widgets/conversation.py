@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import re
 from collections.abc import Iterator
 
-from rich.markdown import MarkdownIt
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.timer import Timer
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
 from rlhf_lite.report import printable
+from rlhf_lite.tui.widgets.markdown import SpokenMarkdown, settled, spaced
 
 EMPTY = "*(an empty answer)*"
 WHOLE = (
@@ -28,52 +27,11 @@ PAST = 10_000  # characters after which the next text of the past begins: to lay
 PAUSE = 0.1  # seconds between two drawings of an answer that grows
 
 
-_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s")
-_GOES_ON = re.compile(r"\s|[-*+>#|~`]|\d{1,3}[.)]|$")
-
-
-def spaced(text: str) -> str:
-    """Text with a blank line behind a list where the next line is plain: Markdown would make it part of the last
-    item, and small models leave the blank line out."""
-    lines, fenced, item = list[str](), False, False
-    for line in text.split("\n"):
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        if item and not fenced and not _GOES_ON.match(line):
-            lines.append("")
-            item = False
-        if not line.startswith(" "):
-            item = not fenced and bool(_ITEM.match(line))
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def settled(text: str) -> str:
-    """What of a text that still grows is sure to stay as :func:`spaced` draws it: a line that has just begun may yet
-    become a list's next item."""
-    whole, newline, begun = text.rpartition("\n")
-    return text if len(begun) > 5 or not newline else whole
-
-
-def _parser() -> MarkdownIt:
-    parser = MarkdownIt("gfm-like", {"html": False, "linkify": False})
-    parser.core.ruler.push("keep_breaks", _keep_breaks)
-    return parser
-
-
-def _keep_breaks(state) -> None:
-    for token in state.tokens:
-        for child in token.children or ():
-            if child.type == "softbreak":
-                child.type = "hardbreak"
-
-
-def clear_heap() -> None:
-    """Collect garbage now, and leave what is there out of it until the next call: several times an answer, a look at
-    everything stopped the app for 100 ms and more."""
-    gc.unfreeze()
+def spare_pauses() -> None:
+    """Collect garbage now, so that it need not be while an answer is said: each look at everything that is there stops
+    the app for 100 ms and more, and by default there is one a second."""
     gc.collect()
-    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], 1000)
 
 
 class SpokenAnswer(Vertical):
@@ -106,7 +64,7 @@ class SpokenAnswer(Vertical):
         if self._ascii:
             yield Static(printable(self.spoken), classes="plain", markup=False)
         else:
-            yield Markdown(spaced(printable(self.spoken)) or None, parser_factory=_parser, open_links=False)
+            yield SpokenMarkdown(spaced(printable(self.spoken)) or None)
 
     async def write(self, piece: str) -> None:
         """Some more of it, as it is said; drawn at once where it is the first, else with what else comes meanwhile."""
@@ -123,7 +81,7 @@ class SpokenAnswer(Vertical):
 
     async def _draw(self, text: str) -> None:
         """Show this Markdown; what goes on from what is there costs no more than what is new."""
-        markdown = self.query_one(Markdown)
+        markdown = self.query_one(SpokenMarkdown)
         async with self._drawing:
             drawn, self._drawn = self._drawn, text
             if not text.startswith(drawn):
@@ -169,7 +127,7 @@ class Exchange(Vertical):
         new = [SpokenAnswer(ascii=self._ascii, name=name, current=name == current) for name in names or ("",)]
         await place.remove_children()
         await place.mount_all(new)
-        self.call_after_refresh(clear_heap)
+        self.call_after_refresh(spare_pauses)
         return new
 
     async def settle(self, answer: str) -> None:
@@ -238,30 +196,35 @@ class ChatLog(VerticalScroll, can_focus=False):
     def on_mount(self) -> None:
         self.anchor()
 
-    async def ask(self, question: str, answer: str | None = None) -> Exchange:
+    async def ask(self, question: str) -> Exchange:
         """A new exchange at the end; those long before it become text."""
-        length, old = 0, None
+        length = 0
         for exchange in self._exchanges():
             length += exchange.length
             if length > WHOLE:
-                old = exchange
+                await self._fold(exchange)
                 break
-        if old is not None:
-            await self._fold(old)
-        new = Exchange(question, answer, ascii=self._ascii)
+        new = Exchange(question, ascii=self._ascii)
         await self.mount(new)
         self.anchor()
         return new
 
     async def show(self, turns: list[tuple[str, str]]) -> None:
         """Questions and their answers, from the first on."""
-        for question, answer in turns[:-1]:
+        whole, length = len(turns), 0
+        while whole and (length := length + len(turns[whole - 1][1])) <= WHOLE:
+            whole -= 1
+        whole = min(whole, max(0, len(turns) - 1))  # the last may be answered again
+        if whole:
+            await self._fold()
+        for question, answer in turns[:whole]:
             await self._add(as_text(question, ("", answer)))
-        for question, answer in turns[-1:]:
-            await self.ask(question, answer)
+        for question, answer in turns[whole:]:
+            await self.mount(Exchange(question, answer, ascii=self._ascii))
+        self.anchor()
 
-    async def _fold(self, last: Exchange) -> None:
-        """Make text of all up to this exchange."""
+    async def _fold(self, last: Exchange | None = None) -> None:
+        """Make text of all up to this exchange, or of all that is there."""
         for widget in list(self.children):
             if isinstance(widget, Note | Exchange):
                 await self._add(widget.as_text())
