@@ -239,7 +239,7 @@ async def settle(app: RlhfApp, pilot: Pilot[None]) -> Seen:
         if same == 3:
             return found
         before = found.text
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
     raise AssertionError(f"never comes to rest: {working}\n{before}")
 
 

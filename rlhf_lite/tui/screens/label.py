@@ -7,7 +7,6 @@ labelling goes on; it is there to see accuracy move, and a full run should follo
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 from rich.text import Text
@@ -19,7 +18,7 @@ from rlhf_lite.errors import RlhfLiteError, UserError
 from rlhf_lite.labels import LabelStore
 from rlhf_lite.project import Project
 from rlhf_lite.sitting import Choice, Figures, Sitting
-from rlhf_lite.tui import keys
+from rlhf_lite.tui import garbage, keys
 from rlhf_lite.tui.messages import ProjectChanged, RunChanged
 from rlhf_lite.tui.screens.judging import JudgingPage, choice_words
 from rlhf_lite.tui.screens.labelwords import figure_parts, refit_words, summary
@@ -58,12 +57,7 @@ class LabelPage(JudgingPage):
         self._answered = False
 
     def on_mount(self) -> None:
-        # A full garbage collection over all that Textual has loaded takes 70 ms, which a key would have to wait for.
-        # What is loaded now stays for good: the collector may leave it alone. What painting leaves behind is collected
-        # in the pause after a label; by itself the collector would begin in the middle of the next paint.
-        if not gc.get_freeze_count():
-            self.call_after_refresh(gc.freeze)
-            gc.set_threshold(10_000, 10, 10)
+        self.call_after_refresh(garbage.keep)
 
     def on_screen_resume(self) -> None:
         self._draw()
@@ -139,7 +133,7 @@ class LabelPage(JudgingPage):
     def _pause(self) -> None:
         """Nobody presses a key just now."""
         self._count()
-        gc.collect()
+        garbage.pause()
 
     def action_undo(self) -> None:
         with self.told():

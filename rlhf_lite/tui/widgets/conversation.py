@@ -7,7 +7,6 @@ write lists and verses without the blank lines that Markdown wants. With ``ascii
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Iterator
 
 from rich.text import Text
@@ -17,6 +16,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from rlhf_lite.report import printable
+from rlhf_lite.tui import garbage
 from rlhf_lite.tui.widgets.markdown import SpokenMarkdown, settled, spaced
 
 EMPTY = "*(an empty answer)*"
@@ -25,13 +25,6 @@ WHOLE = (
 )
 PAST = 10_000  # characters after which the next text of the past begins: to lay out again is then a few ms
 PAUSE = 0.1  # seconds between two drawings of an answer that grows
-
-
-def spare_pauses() -> None:
-    """Collect garbage now, so that it need not be while an answer is said: each look at everything that is there stops
-    the app for 100 ms and more, and by default there is one a second."""
-    gc.collect()
-    gc.set_threshold(*gc.get_threshold()[:2], 1000)
 
 
 class SpokenAnswer(Vertical):
@@ -127,7 +120,7 @@ class Exchange(Vertical):
         new = [SpokenAnswer(ascii=self._ascii, name=name, current=name == current) for name in names or ("",)]
         await place.remove_children()
         await place.mount_all(new)
-        self.call_after_refresh(spare_pauses)
+        self.call_after_refresh(garbage.pause)
         return new
 
     async def settle(self, answer: str) -> None:
@@ -195,6 +188,7 @@ class ChatLog(VerticalScroll, can_focus=False):
 
     def on_mount(self) -> None:
         self.anchor()
+        self.call_after_refresh(garbage.keep)
 
     async def ask(self, question: str) -> Exchange:
         """A new exchange at the end; those long before it become text."""
