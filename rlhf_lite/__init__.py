@@ -19,7 +19,9 @@ map; a module names what it decided and what it left out in its own docstring.
     memory.py       free memory of the device, who holds it, what fits
     project.py      the project folder, its runs; fold(events) → status
     hub.py          where a model's files lie on this machine
-    catalog.py      known models and the memory plan · functions.py names a judge or reward file
+    planning.py     the memory plan: what each stage needs, the nearest change that fits
+    catalog.py      known models · functions.py names a judge or reward file
+    needs.py        bytes of weights, adapters, caches, passes · shapes.py a model's matrices, by its config alone
     formats.py      preference data in and out · rows.py what a row means
     sitting.py      one person's labelling session: what is asked next, what the answers add up to
     votes.py        blind votes on an evaluation's answers · intervals.py of proportions

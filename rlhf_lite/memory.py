@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from rlhf_lite import catalog
+from rlhf_lite import planning
 from rlhf_lite.settings import Preset, Quantization, override
+from rlhf_lite.shapes import Model
 
 Fit = Literal["fits", "tight", "no"]
 FITS, TIGHT = (
@@ -177,19 +178,17 @@ def fit(plan_bytes: int, memory: Memory) -> Fit:
     return "tight" if plan_bytes <= TIGHT * memory.free else "no"
 
 
-def peak(plan: catalog.Plan) -> int:
+def peak(plan: planning.Plan) -> int:
     """Bytes of the stage that needs most."""
     return max(stage.bytes for stage in plan.stages.values())
 
 
-def nearest_fit(
-    model: catalog.Model, preset: Preset, quantization: Quantization, free: int
-) -> Nearest | None:
+def nearest_fit(model: Model, preset: Preset, quantization: Quantization, free: int) -> Nearest | None:
     """The nearest change that brings every stage to at least ``tight``; None where nothing has to change.
 
-    The change is the memory plan's own (:func:`catalog.plan`), told by what it changes from and to.
+    The change is the memory plan's own (:func:`planning.plan`), told by what it changes from and to.
     """
-    planned = catalog.plan(model, preset, quantization, int(TIGHT * free))
+    planned = planning.plan(model, preset, quantization, int(TIGHT * free))
     if planned.fits:
         return None
     assignments = tuple(re.findall(r"--set (\S+)", planned.hint))
@@ -197,7 +196,7 @@ def nearest_fit(
         other = re.search(r"a smaller model: (\S+)", planned.hint)
         return Nearest(planned.hint, (), "nf4", other[1] if other else "demo")
     changed = override(preset, list(assignments))
-    need = peak(catalog.plan(model, changed, "nf4"))
+    need = peak(planning.plan(model, changed, "nf4"))
     parts = ["4-bit weights"] if quantization != "nf4" else []
     for knob in (a.partition("=")[0] for a in assignments):
         parts.append(f"{knob} {_value(preset, knob)} to {_value(changed, knob)}")

@@ -1,7 +1,7 @@
 """What a project starts from: the models that can be picked, what each would need here, and making the folder.
 
 The commands and the screens both make projects here. What a model needs is the memory plan's word for it
-(:mod:`rlhf_lite.catalog`), held against what is free now; left out is any model whose size nobody can tell yet.
+(:mod:`rlhf_lite.planning`), held against what is free now; left out is any model whose size nobody can tell yet.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lite import base_model, catalog, config, hub, memory, paths, settings
+from rlhf_lite import base_model, catalog, config, hub, memory, paths, planning, settings, shapes
 from rlhf_lite.base_model import DEMO
 from rlhf_lite.errors import RlhfLiteError, UserError
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.settings import Preset, Quantization
+from rlhf_lite.shapes import Model
 
 _GATED = ("meta-llama/", "google/gemma")  # their owners want a licence accepted first
 _CHAT_TOKENS = 4096
@@ -57,7 +58,7 @@ class Choice:
     """A model that can be picked. ``model`` is None where its size is not known; sizes in bytes."""
 
     id: str
-    model: catalog.Model | None
+    model: Model | None
     on_disk: bool
 
     @property
@@ -91,7 +92,7 @@ def choice(name: str) -> Choice:
     """One model by ``"demo"``, a folder or a hub id."""
     folder = hub.find(name)
     try:
-        model = catalog.read_model(folder, name) if folder else catalog.find_model(name)
+        model = shapes.read(folder, name) if folder else catalog.find_model(name)
     except RlhfLiteError:  # of a kind or a size that nobody knows here
         model = None
     return Choice(name, model, folder is not None)
@@ -119,7 +120,7 @@ def look_up(name: str) -> Choice:
     return Choice(name, _fetched(name), on_disk=False)
 
 
-def _fetched(name: str) -> catalog.Model:
+def _fetched(name: str) -> Model:
     """By one request: the client's own way to get a file tries for half a minute where there is no network."""
     from huggingface_hub import hf_hub_url, utils
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
@@ -137,7 +138,7 @@ def _fetched(name: str) -> catalog.Model:
         ) from error  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_bytes(response.content)
-        return catalog.read_model(Path(folder), name)
+        return shapes.read(Path(folder), name)
 
 
 def preset_of(name: str, preset: str = "") -> Preset:
@@ -145,9 +146,9 @@ def preset_of(name: str, preset: str = "") -> Preset:
     return settings.load_preset(preset or config.preset_for(name))
 
 
-def peak(model: catalog.Model, preset: Preset, quantization: Quantization) -> tuple[str, catalog.StagePlan]:
+def peak(model: Model, preset: Preset, quantization: Quantization) -> tuple[str, planning.StagePlan]:
     """The stage that needs most memory, and what it needs."""
-    stages = catalog.plan(model, preset, quantization).stages
+    stages = planning.plan(model, preset, quantization).stages
     return max(stages.items(), key=lambda item: item[1].bytes)
 
 

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_lite import catalog, doctor, memory
+from rlhf_lite import catalog, doctor, memory, planning
 from rlhf_lite.settings import Preset, load_preset, override
+from rlhf_lite.shapes import Model
 
 GIB = 2**30
 
@@ -181,15 +182,15 @@ def test_what_fits_leaves_room(need: float, says: str) -> None:
 
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.id)
 @pytest.mark.parametrize("gigabytes", [3, 6, 12])
-def test_the_nearest_change_fits_and_is_told(model: catalog.Model, gigabytes: int) -> None:
+def test_the_nearest_change_fits_and_is_told(model: Model, gigabytes: int) -> None:
     preset, free = load_preset("default"), gigabytes * GIB
     room = memory.Memory("gpu", "card", free, 0, free)
     found = memory.nearest_fit(model, preset, "16bit", free)
     if found is None:
-        assert memory.fit(memory.peak(catalog.plan(model, preset, "16bit")), room) != "no"
+        assert memory.fit(memory.peak(planning.plan(model, preset, "16bit")), room) != "no"
         return
     changed = override(preset, list(found.assignments))
-    planned = catalog.plan(catalog.find_model(found.model), changed, found.quantization)
+    planned = planning.plan(catalog.find_model(found.model), changed, found.quantization)
     assert memory.fit(memory.peak(planned), room) != "no"
     if found.model == model.id:
         assert found.words.startswith("4-bit weights")
@@ -197,7 +198,7 @@ def test_the_nearest_change_fits_and_is_told(model: catalog.Model, gigabytes: in
 
 
 def test_a_change_is_told_from_what_to_what() -> None:
-    found = memory.nearest_fit(catalog.find_model("Qwen3-1.7B"), Preset(), "nf4", 8 * GIB)
+    found = memory.nearest_fit(catalog.find_model("Qwen2.5-0.5B-Instruct"), Preset(), "nf4", int(3.6 * GIB))
     assert found is not None
     assert found.words.startswith("ppo.micro_batch 8 to 4: ")
     assert found.assignments == ("ppo.micro_batch=4",)

@@ -19,7 +19,7 @@ WIDE, NARROW = 76, 66  # columns from which the chat column, and the parameters,
 SMALL = 30e6  # parameters that a CPU trains in minutes
 ON_CPU = "Without a GPU a model of this size trains for days; the built-in one (demo) for minutes."
 STAGES = {"generate": "sampling answers", "sft": "the warm-up", "reward": "the reward model", "ppo": "PPO",
-          "dpo": "DPO", "export": "the export"}  # fmt: skip
+          "dpo": "DPO", "merge": "the export", "chat": "chatting"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool
         text.append(f"\nNearest that fits: {near.words}", "not bold")
     if itemised:
         items = sorted(need.items.items(), key=lambda item: -item[1])
-        parts = " + ".join(f"{name.replace('_', ' ')} {count / GIB:.2f}" for name, count in items)
+        parts = " + ".join(
+            f"{name.replace('_', ' ')} {count / GIB:.2f}" for name, count in items if count > GIB / 200
+        )
         text.append(f"\n{need.bytes / GIB:.2f} GiB = {parts}", "not bold")
         text.append("\nComputed, not measured. Chat: the exported Q8_0 file and 4096 tokens.", "not bold dim")
     if choice.gated and not choice.on_disk:

@@ -1,0 +1,88 @@
+"""Bytes of what training holds, one thing at a time: arithmetic over a model's shape.
+
+Exact, to the byte, are weights, adapters, heads, optimizer and cache; a test holds them against what is allocated.
+What a forward pass holds for a moment is counted per token from the tensors that stay alive between two operations,
+and held by a test to within a tenth. Left out is what a kernel takes while it runs.
+
+``width`` is everywhere the bytes of a number in the compute dtype: 2 on a GPU, 4 on a CPU or in 32 bits.
+"""
+
+from __future__ import annotations
+
+from rlhf_lite.settings import Quantization
+from rlhf_lite.shapes import Model
+
+FP32 = 4
+
+
+def linear_weights(model: Model, quantization: Quantization, width: int) -> int:
+    """The blocks' matrices."""
+    if quantization == "nf4":
+        return sum(nf4(inputs * outputs) for inputs, outputs in model.linears)
+    return model.linear_parameters * width
+
+
+def nf4(count: int) -> int:
+    """A matrix of so many weights as bitsandbytes keeps it, quantized twice (Dettmers et al. 2023).
+
+    4 bits a weight, a byte of scale every 64 weights, 4 bytes of scale every 256 of those, their mean, and the two
+    tables of values, which every matrix has its own of: 16 and 256 numbers.
+    """
+    scales = -(-count // 64)
+    return -(-count // 2) + scales + FP32 * (-(-scales // 256) + 1 + 16 + 256)
+
+
+def other_weights(model: Model, width: int) -> int:
+    """What is never quantized, and the small tables beside it."""
+    return model.other_parameters * width + model.table_bytes
+
+
+def adapter(model: Model, rank: int) -> int:
+    """A LoRA, in fp32."""
+    return FP32 * model.lora_parameters(rank)
+
+
+def head(model: Model) -> int:
+    """A reward or value head, in fp32."""
+    return FP32 * model.hidden_size
+
+
+def adam(model: Model, rank: int, adapters: int, heads: int) -> int:
+    """Adam's two moments of everything that is trained. Its count of steps, a number a tensor, stays in RAM."""
+    return 2 * (adapters * adapter(model, rank) + heads * head(model))
+
+
+def kv_cache(model: Model, rows: int, length: int, width: int) -> int:
+    """Keys and values of ``rows`` texts of ``length`` tokens."""
+    return 2 * rows * model.cached_tokens(length) * model.kv_width * width
+
+
+def forward_pass(model: Model, width: int, length: int) -> int:
+    """A token's share of a pass that keeps nothing for gradients, where it is widest: in the MLP, whose adapter adds
+    to its output in fp32 and holds two such outputs at once. ``length`` is that of a text, in tokens.
+    """
+    d, widest = model.hidden_size, max(outputs for _, outputs in model.block)
+    beside = 0 if model.family.fused else model.intermediate_size  # gate, while up is computed
+    mlp = (width + 2 * FP32) * widest + width * beside
+    scores = width * length * (model.heads + 1) if model.family.writes_scores else 0
+    return mlp + scores + (4 * width + FP32) * d + 2 * width * model.head_dim
+
+
+def layer_inputs(model: Model, width: int) -> int:
+    """A token's share of what checkpointing keeps: the input of every layer, and the last one's output."""
+    return (model.layers + 1) * model.hidden_size * width
+
+
+def layer(model: Model, rank: int, width: int, length: int) -> int:
+    """A token's share of one layer with all that its gradients want, at the worst moment: as the MLP is computed.
+
+    Each adapter keeps its input in fp32, a copy where the rest is narrower, and so does each norm. Texts of ``length``
+    tokens are padded, for which keys and values are laid out for every head of the queries.
+    """
+    d, f, q, kv = model.hidden_size, model.intermediate_size, model.q_width, model.kv_width
+    adapters = FP32 * (sum(inputs for inputs, _ in model.block) - f + rank * (len(model.block) - 1))
+    norms = FP32 * (model.family.block_norms * d + (q + kv if model.family.head_norms != "none" else 0))
+    attention = width * (2 * q + 2 * kv + (2 * q if q != kv else 0))
+    scores = length * (model.heads + 1) * (2 * width + FP32) if model.family.writes_scores else 0
+    mlp = width * 3 * f + 2 * FP32 * max(outputs for _, outputs in model.block)
+    return adapters + norms + attention + scores + mlp + (3 * width + FP32) * d + 2 * width * model.head_dim

@@ -1,0 +1,157 @@
+"""The plan's exact items against what is allocated on the CPU, byte for byte, for every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
+
+from rlhf_lite import needs, paths, shapes
+from rlhf_lite.engine import heads, text
+from rlhf_lite.engine.base import SharedBase, load_causal_lm
+from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.rollout import RewardModel
+from rlhf_lite.settings import Lora, Ppo, Quantization
+
+RANK, ROWS, PROMPT, ANSWER, WINDOW = 5, 3, 20, 9, 16
+SHAPE: dict[str, Any] = {
+    "vocab_size": 131, "hidden_size": 72, "intermediate_size": 100, "num_hidden_layers": 7, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+VISION = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+          "image_size": 32, "patch_size": 8, "vision_use_head": False}  # fmt: skip
+# Each family with what it may ask for beyond the plainest.
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SHAPE),
+    "llama-biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, head_dim=24, tie_word_embeddings=True),
+    "mistral": MistralConfig(**SHAPE, head_dim=24, sliding_window=None),
+    "mistral-window": MistralConfig(**SHAPE, sliding_window=WINDOW),
+    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "qwen2-window": Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=3),
+    "qwen3": Qwen3Config(**SHAPE, head_dim=24, tie_word_embeddings=True),
+    "qwen3-biases": Qwen3Config(**SHAPE, head_dim=24, attention_bias=True),
+    "gemma2": Gemma2Config(**SHAPE, head_dim=24, sliding_window=WINDOW),
+    "gemma3": Gemma3TextConfig(**SHAPE, head_dim=24, sliding_window=WINDOW),
+    "gemma3-near": Gemma3TextConfig(**{**SHAPE, "num_hidden_layers": 3}, head_dim=24, sliding_window=WINDOW),
+    "phi3": Phi3Config(**{**SHAPE, "hidden_size": 64}),
+    "phi3-window": Phi3Config(**SHAPE, sliding_window=WINDOW, rope_parameters={
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}),
+    "smollm3": SmolLM3Config(**SHAPE),
+    "smollm3-all": SmolLM3Config(**SHAPE, attention_bias=True, mlp_bias=True, use_sliding_window=True,
+                                 sliding_window=WINDOW, tie_word_embeddings=False),
+    "granite": GraniteConfig(**SHAPE, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SHAPE, attention_bias=True),
+}  # fmt: skip
+
+
+def saved(config: PretrainedConfig, folder: Path) -> Path:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def size(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes held by some tensors, shared ones counted once."""
+    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
+
+
+def held(module: torch.nn.Module) -> list[torch.Tensor]:
+    """A module's tensors, those in which bitsandbytes keeps scales among them."""
+    found = [*module.parameters(), *module.buffers()]
+    for parameter in module.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:
+            found += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+    return found
+
+
+def load(folder: Path, quantization: Quantization) -> SharedBase:
+    tokenizer = text.load_tokenizer(str(paths.demo_model()), trust_remote_code=False, plain_template=False)
+    base = SharedBase(
+        load_causal_lm(str(folder), quantization, torch.device("cpu")), tokenizer, frozenset({2})
+    )
+    base.pad = 0
+    return base
+
+
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("16bit", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_ppo_holds_is_what_the_plan_says_to_the_byte(
+    name: str, quantization: Quantization, tmp_path: Path
+) -> None:
+    folder, lora = saved(CONFIGS[name], tmp_path / "model"), Lora(rank=RANK)
+    model = shapes.read(folder, name)
+    base = load(folder, quantization)
+    assert size(held(base.model)) == needs.linear_weights(model, quantization, 4) + needs.other_weights(
+        model, 4
+    )
+
+    earlier = load(folder, quantization)  # leaves what PPO starts from
+    for adapter in ("sft", "reward"):
+        earlier.add(adapter, lora, trainable=False)
+        earlier.save_adapter(adapter, tmp_path / adapter, {heads.SCORE_KEY: torch.zeros(1, base.width)})
+        heads.save_scale(tmp_path / adapter, heads.RewardScale())
+    weights = size(held(base.model))
+    learner = Learner(base, Ppo(), lora, start=tmp_path / "sft", reward=tmp_path / "reward")
+    reward = RewardModel(base, tmp_path / "reward")
+    assert size(held(base.model)) - weights == 4 * needs.adapter(model, RANK)
+    assert size([*learner.value_head.parameters(), *reward.head.parameters()]) == 2 * needs.head(model)
+
+    for parameter in (*learner.policy_parameters, *learner.value_parameters):
+        parameter.grad = torch.ones_like(parameter)
+    gradients = size(p.grad for p in learner.policy_parameters if p.grad is not None)
+    assert gradients == needs.adapter(model, RANK)
+    learner.step_policy()
+    learner.step_value()
+    states = [s for o in (learner.policy_optimizer, learner.value_optimizer) for s in o.state.values()]
+    steps = sum(s["step"].nbytes for s in states)
+    assert steps == 4 * len(states)
+    assert size(t for s in states for k, t in s.items() if k != "step") == needs.adam(model, RANK, 2, 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_cache_is_what_the_plan_says_to_the_byte(name: str, tmp_path: Path) -> None:
+    folder = saved(CONFIGS[name], tmp_path)
+    causal_lm = load_causal_lm(str(folder), "32bit", torch.device("cpu"))
+    cache = DynamicCache(config=causal_lm.config)
+    with torch.no_grad():
+        for tokens in (PROMPT, *[1] * ANSWER):
+            causal_lm(
+                input_ids=torch.ones(ROWS, tokens, dtype=torch.long), past_key_values=cache, use_cache=True
+            )
+    layers: list[Any] = list(cache.layers)
+    allocated = size(t for layer in layers for t in (layer.keys, layer.values) if t is not None)
+    assert allocated == needs.kv_cache(shapes.read(folder, name), ROWS, PROMPT + ANSWER, 4)
+
+
+def test_gemma_3_that_sees_is_counted_with_what_it_sees_with(tmp_path: Path) -> None:
+    text_config = {**SHAPE, "head_dim": 24, "sliding_window": WINDOW}
+    folder = saved(Gemma3Config(text_config=text_config, vision_config=VISION), tmp_path)
+    model = shapes.read(folder, "gemma3")
+    for quantization in ("nf4", "32bit"):
+        found = load_causal_lm(str(folder), quantization, torch.device("cpu"))
+        assert size(held(found)) == needs.linear_weights(model, quantization, 4) + needs.other_weights(
+            model, 4
+        )
+    config = LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(found, config)
+    assert size(p for n, p in adapted.named_parameters() if "lora_" in n) == needs.adapter(model, RANK)
