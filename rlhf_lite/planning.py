@@ -21,7 +21,6 @@ Items = dict[str, int]
 """Bytes by name."""
 
 _CUDA_CONTEXT = 3 * 2**30 // 4  # kernels and libraries; differs between drivers, and torch does not count it
-_LOGITS_CHUNK = 64  # tokens of each row whose logits PPO computes at once
 _SCORED = 32  # answers that the reward model reads at once
 # TRL's fused output layer holds one tile of the logits at a time, this many tokens by this much of the vocabulary.
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768
@@ -143,8 +142,7 @@ class _Has:
             min(self.preset.sampling.max_new_tokens, self.model.context),
         )
         kept = self._kept(rows * self._length)
-        # log-probs of all tokens wait for the backward pass; logits, probabilities and their product of a chunk
-        logits = FP32 * rows * self.model.vocab_size * (answer + 3 * min(_LOGITS_CHUNK, answer))
+        logits = needs.completion_logits(self.model, rows, answer)
         return [
             {**kept, "logits": logits},
             {**kept, "one_layer": self._layer(rows * self._length, self._length)},

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -27,10 +28,11 @@ from transformers import (
 )
 
 from rlhf_lite import needs, paths, shapes
+from rlhf_lite.engine import base as engine_base
 from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase, load_causal_lm
 from rlhf_lite.engine.learner import Learner
-from rlhf_lite.engine.rollout import RewardModel
+from rlhf_lite.engine.rollout import RewardModel, response_logprobs, response_values
 from rlhf_lite.settings import Lora, Ppo, Quantization
 
 RANK, ROWS, PROMPT, ANSWER, WINDOW = 5, 3, 20, 9, 16
@@ -155,3 +157,53 @@ def test_gemma_3_that_sees_is_counted_with_what_it_sees_with(tmp_path: Path) -> 
     config = LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(found, config)
     assert size(p for n, p in adapted.named_parameters() if "lora_" in n) == needs.adapter(model, RANK)
+
+
+WIDE = {**SHAPE, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 4}
+PADDED = [37, 40, 33]  # tokens of each prompt
+# As a GPU computes: 16 bits, checkpointed.
+PASSES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**{**WIDE, "num_key_value_heads": 4}),
+    "mistral": MistralConfig(**WIDE, sliding_window=None),
+    "qwen2": Qwen2Config(**WIDE, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**WIDE, head_dim=64),
+    "gemma2": Gemma2Config(**WIDE, head_dim=64),
+    "gemma3": Gemma3TextConfig(**WIDE, head_dim=64, sliding_window=WINDOW),
+    "phi3": Phi3Config(**WIDE),
+    "smollm3": SmolLM3Config(**WIDE),
+    "granite": GraniteConfig(**WIDE),
+    "olmo2": Olmo2Config(**WIDE),
+    "many-words": LlamaConfig(**{**WIDE, "vocab_size": 20000}),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_takes_what_the_plan_says_within_a_tenth(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_base, "compute_dtype", lambda device: torch.bfloat16)
+    folder, lora = saved(PASSES[name], tmp_path), Lora(rank=RANK)
+    model, base = shapes.read(folder, name), load(folder, "nf4")
+    learner = Learner(base, Ppo(), lora, start=None, reward=None)
+    base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    padded = text.pad([[5] * n for n in PADDED], [[7] * 96] * len(PADDED), 0, base.device)
+    length = padded.ids.shape[1]
+    tokens = len(PADDED) * length
+
+    base.model.eval()
+    with LiveBytes(held(base.model)) as scoring, torch.no_grad(), base.view("value"):
+        base.hidden(padded)
+    assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, 2, length), rel=0.1)
+
+    base.model.train()
+    layer_inputs = tokens * needs.layer_inputs(model, 2)
+    with LiveBytes(held(base.model)) as values, base.view("value"):
+        response_values(base, padded, learner.value_head).sum().backward()
+    gradients = size(p.grad for p in learner.value_parameters if p.grad is not None) / model.layers
+    one_layer = gradients + tokens * needs.layer(model, RANK, 2, length)
+    assert values.peak == pytest.approx(layer_inputs + one_layer, rel=0.1)
+
+    with LiveBytes(held(base.model)) as policy, base.view("policy"):
+        response_logprobs(base, padded).logprobs.sum().backward()
+    logits = needs.completion_logits(model, len(PADDED), 96)
+    assert policy.peak == pytest.approx(layer_inputs + max(one_layer, logits), rel=0.1)
