@@ -5,7 +5,18 @@ from __future__ import annotations
 import msgspec
 import typer
 
-from rlhf_lite import base_model, catalog, config, options, overview, paths, planning, report, settings
+from rlhf_lite import (
+    base_model,
+    catalog,
+    config,
+    options,
+    overview,
+    paths,
+    planning,
+    report,
+    settings,
+    starting,
+)
 from rlhf_lite.options import Folder, Json, Set, answer, output_of
 from rlhf_lite.project import Project
 
@@ -42,9 +53,7 @@ def plan(
     """What each stage needs of a GPU's memory."""
     preset = preset or config.preset_for(model)
     chosen = settings.override(settings.load_preset(preset), sets or [])
-    found = planning.plan(
-        catalog.find_model(model), chosen, quantization, int(vram * 2**30) if vram else None
-    )
+    found = planning.plan(starting.sized(model), chosen, quantization, int(vram * 2**30) if vram else None)
     answer(msgspec.to_builtins(found), output_of(json), report.plan)
 
 

@@ -120,6 +120,27 @@ def look_up(name: str) -> Choice:
     return Choice(name, _fetched(name), on_disk=False)
 
 
+def sized(name: str) -> Model:
+    """A model by what it is called, by a request to the hub where its size is not known yet.
+
+    Raises:
+        UserError: no such model, or the hub does not give its config; the nearest known name is told.
+        DataError: it is another kind of model.
+    """
+    try:
+        return catalog.find_model(name)
+    except UserError as unknown:
+        if not base_model.is_hub_id(name):
+            raise
+        try:
+            found = look_up(name).model
+        except UserError as error:
+            near = f"{unknown.hint} " if unknown.hint.endswith("?") else ""
+            raise UserError(error.message, why=error.why, hint=near + error.hint) from error
+    assert found is not None, "a hub id that is looked up has a size"
+    return found
+
+
 def _fetched(name: str) -> Model:
     """By one request: the client's own way to get a file tries for half a minute where there is no network."""
     from huggingface_hub import hf_hub_url, utils

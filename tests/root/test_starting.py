@@ -111,6 +111,23 @@ def test_a_config_of_another_kind_is_refused_in_words(hub: FakeHub) -> None:
         starting.look_up(MODEL)
 
 
+def test_a_model_is_sized_by_its_name_its_folder_or_what_the_hub_says(hub: FakeHub) -> None:
+    hub.files["config.json"] = json.dumps(CONFIG).encode()
+    same = {starting.sized(n).parameters for n in ("demo", str(paths.demo_model()), MODEL)}
+    assert same == {catalog.find_model("demo").parameters}
+    hub.asked.clear()
+    assert starting.sized("Qwen/Qwen3-4B").parameters > 4e9
+    assert not hub.asked, "what is known is not asked for"
+
+
+def test_a_misspelled_id_names_the_nearest_where_the_hub_knows_none(hub: FakeHub) -> None:
+    hub.file_error = (404, "")
+    with pytest.raises(UserError) as caught:
+        starting.sized("Qwen/Qwen3-4C")
+    assert caught.value.hint.startswith("did you mean Qwen/Qwen3-4B?")
+    assert "the network" in caught.value.hint
+
+
 def test_without_a_network_the_answer_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
