@@ -22,8 +22,8 @@ Items = dict[str, int]
 
 _CUDA_CONTEXT = 3 * 2**30 // 4  # kernels and libraries; differs between drivers, and torch does not count it
 _SCORED = 32  # answers that the reward model reads at once
-# TRL's fused output layer holds one tile of the logits at a time, this many tokens by this much of the vocabulary.
-_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768
+# TRL's fused output layer holds one tile of the logits at a time, at most so many tokens by always so many columns.
+_TILE_TOKENS, _TILE_COLUMNS = 4096, 32768
 _CHECKED_TOKENS = 64  # the export's proof answers with so many
 _CHAT_TOKENS, _CHAT_CHUNK = 4096, 256  # of a conversation, and of its prompt that are read at once
 # What each stage's need is brought down by, in turn: batches first, then lengths.
@@ -153,9 +153,13 @@ class _Has:
         length = min(longest, self.model.context)
         fitting = (n for n in range(batch, 0, -1) if batch % n == 0)
         rows = sides * next((n for n in fitting if n * sides * length <= catalog.TOKENS_AT_ONCE), 1)
-        kept = self._kept(rows * length)
-        logits = min(rows * length, _TILE_TOKENS) * min(self.model.vocab_size, _TILE_VOCABULARY) * FP32
-        return [{**kept, "one_layer": self._layer(rows * length, length)}, {**kept, "logits": logits * tile}]
+        tokens = rows * length
+        kept, one_layer = self._kept(tokens), {"one_layer": self._layer(tokens, length)}
+        if not tile:
+            return [{**kept, **one_layer}]
+        logits = min(tokens, _TILE_TOKENS) * _TILE_COLUMNS * self.width
+        gradient = tokens * self.model.hidden_size * FP32  # of what comes in, summed over tiles
+        return [{**kept, **one_layer}, {**kept, "logits": logits + gradient}]
 
     def proof(self) -> list[Items]:
         """Matrices are merged one by one, with the base not loaded yet; then the file is held against the model."""
