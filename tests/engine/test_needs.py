@@ -86,11 +86,12 @@ def held(module: torch.nn.Module) -> list[torch.Tensor]:
     return found
 
 
-def load(folder: Path, quantization: Quantization) -> SharedBase:
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, quantization: Quantization, device: torch.device = CPU) -> SharedBase:
     tokenizer = text.load_tokenizer(str(paths.demo_model()), trust_remote_code=False, plain_template=False)
-    base = SharedBase(
-        load_causal_lm(str(folder), quantization, torch.device("cpu")), tokenizer, frozenset({2})
-    )
+    base = SharedBase(load_causal_lm(str(folder), quantization, device), tokenizer, frozenset({2}))
     base.pad = 0
     return base
 
@@ -133,7 +134,7 @@ def test_what_ppo_holds_is_what_the_plan_says_to_the_byte(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_cache_is_what_the_plan_says_to_the_byte(name: str, tmp_path: Path) -> None:
     folder = saved(CONFIGS[name], tmp_path)
-    causal_lm = load_causal_lm(str(folder), "32bit", torch.device("cpu"))
+    causal_lm = load_causal_lm(str(folder), "32bit", CPU)
     cache = DynamicCache(config=causal_lm.config)
     with torch.no_grad():
         for tokens in (PROMPT, *[1] * ANSWER):
@@ -150,7 +151,7 @@ def test_gemma_3_that_sees_is_counted_with_what_it_sees_with(tmp_path: Path) -> 
     folder = saved(Gemma3Config(text_config=text_config, vision_config=VISION), tmp_path)
     model = shapes.read(folder, "gemma3")
     for quantization in ("nf4", "32bit"):
-        found = load_causal_lm(str(folder), quantization, torch.device("cpu"))
+        found = load_causal_lm(str(folder), quantization, CPU)
         assert size(held(found)) == needs.linear_weights(model, quantization, 4) + needs.other_weights(
             model, 4
         )

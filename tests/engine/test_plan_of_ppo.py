@@ -1,0 +1,63 @@
+"""The whole of what PPO is planned to take against what it takes: on a GPU by the allocator's count, on a CPU, told to
+compute as a GPU does, by the tensors that are alive."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from live_bytes import LiveBytes
+from test_needs import WIDE, held, load, saved, size
+from transformers import Qwen2Config
+
+from rlhf_lite import planning, shapes
+from rlhf_lite.engine import base as engine_base
+from rlhf_lite.engine import heads, objectives, sampling, update
+from rlhf_lite.engine.base import pick_device
+from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.rollout import RewardModel, make_rollout
+from rlhf_lite.engine.sampling import seeded
+from rlhf_lite.settings import Preset, override
+
+SETTINGS = ["sampling.max_prompt_tokens=96", "sampling.max_new_tokens=64", "sampling.batch_size=16",
+            "ppo.micro_batch=16", "ppo.minibatch=32", "ppo.episodes=32", "ppo.epochs=1"]  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.sample
+def test_a_step_of_ppo_takes_what_is_planned_within_a_tenth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, preset = pick_device(), override(Preset(), SETTINGS)
+    if device.type == "cpu":
+        monkeypatch.setattr(engine_base, "compute_dtype", lambda device: torch.bfloat16)
+        monkeypatch.setattr(
+            sampling, "merged", lambda model: nullcontext(), raising=False
+        )  # which a GPU does not do
+    folder = saved(Qwen2Config(**{**WIDE, "tie_word_embeddings": True}), tmp_path / "model")
+    earlier = load(folder, "nf4", device)
+    for name in ("sft", "reward"):
+        earlier.add(name, preset.lora, trainable=False)
+        earlier.save_adapter(name, tmp_path / name, {heads.SCORE_KEY: torch.zeros(1, earlier.width)})
+        heads.save_scale(tmp_path / name, heads.RewardScale())
+    del earlier
+
+    base = load(folder, "nf4", device)
+    learner = Learner(base, preset.ppo, preset.lora, start=tmp_path / "sft", reward=tmp_path / "reward")
+    base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    score = RewardModel(base, tmp_path / "reward")
+    already = size([*held(base.model), *learner.value_head.parameters(), *score.head.parameters()])
+    with LiveBytes(held(base.model)) as alive:
+        rollout = make_rollout(
+            base, [[5] * (96 - i) for i in range(32)], reference=learner.reference, score=score,
+            value_head=learner.value_head, no_eos_penalty=1.0, max_new_tokens=64, sampling_batch=16, micro_batch=16,
+            generator=seeded(base.device, 0, 0), on_batch=lambda done: None,
+        )  # fmt: skip
+        estimate = objectives.Advantages(rollout.logprobs, rollout.values)
+        update.update(learner, preset.ppo, rollout, estimate, random.Random(0))
+    taken = torch.cuda.max_memory_allocated() if device.type == "cuda" else already + alive.peak
+    planned = planning.plan(shapes.read(folder, "model"), preset, "nf4").stages["ppo"]
+    assert taken == pytest.approx(planned.bytes - planned.items["cuda_context"], rel=0.1)
