@@ -36,6 +36,7 @@ map; a module names what it decided and what it left out in its own docstring.
     page.py                what every page is: top row, footer, errors told · desk.py what they all work with
     feed.py                runs: what they say, their starts, ends and deaths · messages.py how pages hear of it
     keys.py                every key, once · keysets.py keys that are moved · words.py what they do · themes.py
+    garbage.py             when Python looks for garbage
 
     engine/__main__.py     runs one verb under its locks; every way it can end is one event
     the stages             candidates.py (generate) judge.py (label) sft.py reward.py dpo.py ppo.py evaluate.py
@@ -46,6 +47,7 @@ map; a module names what it decided and what it left out in its own docstring.
     rollout.py             one batch with all PPO needs, and the reward model · checkpoint.py atomic checkpoints
     session.py             what the sessions share · decoder.py one answer, token by token, of a view of the base
     sampling.py            batched generation with log-probs · prompts.py the project's prompts as token ids
+    merged.py              a view with one matrix a layer, while one samples on a CPU
     job.py                 what a stage works with: settings, events, stops · llama.py the one wrapper of llama_cpp
     base.py                SharedBase: the one quantized base and the adapters on it
     heads.py               reward and value heads · objectives.py the arithmetic of PPO · statistics.py means

@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.merged import merged
+
+KEEP = 0.75  # of a batch's rows live on: then those that have ended are dropped
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ def sample(
     )  # neighbours in length waste least padding
     completions: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = _sample_batch(base, [prompts[i] for i in rows], max_new_tokens, generator, greedy)
-        for i, ids, values in zip(rows, *batch, strict=True):
-            completions[i], logprobs[i] = ids, values
-        if on_batch:
-            on_batch(start + len(rows))
+    with merged(base.model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = _sample_batch(base, [prompts[i] for i in rows], max_new_tokens, generator, greedy)
+            for i, ids, values in zip(rows, *batch, strict=True):
+                completions[i], logprobs[i] = ids, values
+            if on_batch:
+                on_batch(start + len(rows))
     return Samples(completions, logprobs, [bool(c) and c[-1] in base.stops for c in completions])
 
 
@@ -68,51 +72,101 @@ def _sample_batch(
     greedy: bool,
 ) -> tuple[list[list[int]], list[list[float]]]:
     padded = text.pad(prompts, [[]] * len(prompts), base.pad, base.device)
-    mask, positions = padded.mask.long(), padded.position_ids
-    ids = padded.ids
-    cache = DynamicCache(config=base.model.config)
-    stops = torch.tensor(sorted(base.stops), device=base.device)
-    rows = torch.arange(len(prompts), device=base.device)  # which prompt each live row answers
-    tokens: list[torch.Tensor] = []  # (rows, token, logprob) of every step
     room = min(max_new_tokens, base.context - padded.prompt_width)
+    cache = RolloutCache(padded.prompt_width + room)
+    mask = torch.cat([padded.mask.long(), padded.ids.new_ones(len(prompts), room)], 1)
+    ids, positions, width = padded.ids, padded.position_ids, padded.prompt_width
+    stops = torch.tensor(sorted(base.stops), device=base.device)
+    rows = torch.arange(len(prompts), device=base.device)  # which prompt each row answers
+    live = torch.ones_like(rows, dtype=torch.bool)
+    tokens: list[torch.Tensor] = []  # (row, token, logprob) of every step's live rows
     base.model.eval()
-    for _ in range(room):
+    for step in range(room):
         with torch.no_grad():
             out = base.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                logits_to_keep=1,
+                input_ids=ids, attention_mask=mask[:, : width + step], position_ids=positions, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
             )  # fmt: skip
-            every = torch.log_softmax(out.logits[:, -1].float(), -1)  # (b, V)
-        chosen = (
-            every.argmax(-1) if greedy else torch.multinomial(every.exp(), 1, generator=generator).squeeze(-1)
-        )
-        picked = every.gather(-1, chosen[:, None]).squeeze(-1)
-        tokens.append(torch.stack([rows.double(), chosen.double(), picked.double()]))
-        live = ~torch.isin(chosen, stops)
-        if not bool(live.any()):
+            every = torch.softmax(out.logits[:, -1].float(), -1)  # (b, V)
+        chosen = every.argmax(-1) if greedy else _draw(every, generator)
+        picked = every.gather(-1, chosen[:, None]).squeeze(-1).log()
+        tokens.append(torch.stack([rows.double(), chosen.double(), picked.double()])[:, live])
+        live = live & ~torch.isin(chosen, stops)
+        left = int(live.sum())
+        if not left:
             break
         ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-        if int(live.sum()) <= 0.75 * len(
-            rows
-        ):  # each squeeze copies the cache, so not for every row that ends
-            keep = live.nonzero().squeeze(-1)
-            ids, positions, mask, rows = ids[keep], positions[keep], mask[keep], rows[keep]
-            cache.batch_select_indices(keep)
-    return _by_row(torch.cat(tokens, 1).cpu(), len(prompts), base.stops)
+        if left <= KEEP * len(rows):  # each squeeze copies the cache, so not for every row that ends
+            kept = live.nonzero().squeeze(-1)
+            ids, positions, mask, rows, live = (x[kept] for x in (ids, positions, mask, rows, live))
+            cache.batch_select_indices(kept)
+    return _by_row(torch.cat(tokens, 1).cpu(), len(prompts))
 
 
-def _by_row(
-    tokens: torch.Tensor, count: int, stops: frozenset[int]
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Sort (row, token, logprob) columns by row; what a row said after its stop token is dropped."""
+def _draw(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One index a row, (b, V) → (b,), where a uniform number falls among the sums: one random number a row, not one for
+    each token of the vocabulary. The sums are fp64: in fp32 the rare tokens of a large vocabulary would be lost."""
+    sums = probabilities.cumsum(-1, dtype=torch.float64)
+    total = sums[:, -1:]
+    point = torch.rand(total.shape, generator=generator, device=total.device, dtype=total.dtype) * total
+    return torch.searchsorted(sums, point, right=True).squeeze(-1)
+
+
+class _RolloutLayer(DynamicLayer):
+    """Keys and values in place: appending by concatenation would copy all of them for every token."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._take(key_states[:, :, :0], value_states[:, :, :0])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        self._all_keys[:, :, start:end], self._all_values[:, :, start:end] = key_states, value_states
+        self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        assert self.keys is not None, "something was cached"
+        assert self.values is not None, "keys and values come together"
+        self._take(self.keys[indices], self.values[indices])
+
+    def _take(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Room for these rows, (b, heads, n, d), and for what follows."""
+        self._all_keys, self._all_values = (
+            torch.empty((*x.shape[:2], self._room, x.shape[3]), dtype=x.dtype, device=x.device)
+            for x in (keys, values)
+        )
+        length = keys.shape[2]
+        self._all_keys[:, :, :length], self._all_values[:, :, :length] = keys, values
+        self.keys, self.values = self._all_keys[:, :, :length], self._all_values[:, :, :length]
+
+
+class RolloutCache(DynamicCache):
+    """Keys and values of a batch with room for so many positions. A layer with a sliding window keeps all of them too:
+    its mask leaves out what is too far away."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = lambda: _RolloutLayer(room)
+
+
+def _by_row(tokens: torch.Tensor, count: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Sort (row, token, logprob) columns by row."""
     ids: list[list[int]] = [[] for _ in range(count)]
     logprobs: list[list[float]] = [[] for _ in range(count)]
     for row, token, logprob in tokens.T.tolist():
-        i = int(row)
-        if not ids[i] or ids[i][-1] not in stops:
-            ids[i].append(int(token))
-            logprobs[i].append(logprob)
+        ids[int(row)].append(int(token))
+        logprobs[int(row)].append(logprob)
     return ids, logprobs
 
 

@@ -55,7 +55,7 @@ def evaluate(
     file = project.root.parent / "judge.py"
     function = f"{file}:{judge}" if judge else ""
     given = settings.Inputs(
-        stage="eval", project=str(project.root), model=project.file.model, quantization="32bit", seed=0,
+        stage="eval", project=str(project.root), model=project.file.model, quantization="32bit", seed=2,
         policies=(str(policy),) if policy else (), function=function,
         function_sha256=hash_file(file) if judge else "", **inputs,
     )  # fmt: skip

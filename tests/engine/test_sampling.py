@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from rlhf_lite import paths
 from rlhf_lite.engine import text
@@ -103,3 +106,39 @@ def test_nothing_is_longer_than_asked(base: SharedBase, prompts: list[list[int]]
 
 def test_the_same_seed_samples_the_same(base: SharedBase, prompts: list[list[int]]) -> None:
     assert draw(base, prompts).completions == draw(base, prompts).completions
+
+
+def test_a_row_that_has_ended_costs_nothing_more(
+    base: SharedBase, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is asked as often as the longest answer has tokens, whenever the others ended."""
+    asked: list[int] = []
+    handle = base.model.register_forward_hook(lambda *_: asked.append(1))
+    try:
+        found = draw(base, prompts * 6)
+    finally:
+        handle.remove()
+    lengths = sorted(len(c) for c in found.completions)
+    assert lengths[0] < lengths[-1] < 96
+    assert len(asked) == lengths[-1]
+
+
+def test_a_sliding_window_slides(tmp_path: Path, prompts: list[list[int]]) -> None:
+    """Greedy answers of a model whose layers see 8 tokens back, prompts of unequal length, as transformers has them."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=8192, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=8, initializer_range=0.5, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(paths.demo_model()).save_pretrained(tmp_path)
+    inputs = Inputs(stage="eval", project="", model=str(tmp_path), quantization="32bit", seed=0)
+    windowed = SharedBase.load(inputs)
+    found = draw(windowed, prompts, limit=24, greedy=True)
+    for prompt, completion in zip(prompts, found.completions, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = windowed.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24,
+            eos_token_id=sorted(windowed.stops),
+        )  # fmt: skip
+        assert completion == theirs[0, len(prompt) :].tolist()
