@@ -19,7 +19,7 @@ _LOGITS_CHUNK = 64  # tokens of each answer whose logits PPO computes at once
 def linear_weights(model: Model, quantization: Quantization, width: int) -> int:
     """The blocks' matrices."""
     if quantization == "nf4":
-        return sum(nf4(inputs * outputs) for inputs, outputs in model.linears)
+        return sum(count * nf4(inputs * outputs) for count, (inputs, outputs) in model.linears)
     return model.linear_parameters * width
 
 
@@ -54,8 +54,8 @@ def adam(model: Model, rank: int, adapters: int, heads: int) -> int:
 
 
 def kv_cache(model: Model, rows: int, length: int, width: int) -> int:
-    """Keys and values of ``rows`` texts of ``length`` tokens."""
-    return 2 * rows * model.cached_tokens(length) * model.kv_width * width
+    """Keys and values of ``rows`` texts of ``length`` tokens: of all of them, also where a layer sees a window only."""
+    return 2 * rows * length * model.layers * model.kv_width * width
 
 
 def forward_pass(model: Model, width: int, length: int) -> int:

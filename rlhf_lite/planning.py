@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import structs
 
 from rlhf_lite import catalog, needs
 from rlhf_lite.needs import FP32
-from rlhf_lite.settings import Preset, Quantization, override
+from rlhf_lite.settings import Preset, Quantization
 from rlhf_lite.shapes import Model
 
 Items = dict[str, int]
@@ -26,7 +27,7 @@ _SCORED = 32  # answers that the reward model reads at once
 _TILE_TOKENS, _TILE_COLUMNS = 4096, 32768
 _CHECKED_TOKENS = 64  # the export's proof answers with so many
 _CHAT_TOKENS, _CHAT_CHUNK = 4096, 256  # of a conversation, and of its prompt that are read at once
-# What each stage's need is brought down by, in turn: batches first, then lengths.
+# What each stage's need is brought down by: batches, and lengths in tokens.
 _SAMPLING = ("sampling.batch_size", "sampling.max_new_tokens", "sampling.max_prompt_tokens")
 _KNOBS = {
     "generate": _SAMPLING,
@@ -125,11 +126,11 @@ class _Has:
         """A batch of prompts is read, then answered to the last token."""
         sampling, rows = self.preset.sampling, self.preset.sampling.batch_size
         prompt = min(sampling.max_prompt_tokens, self.model.context)
+        cache = {"kv_cache": self._cache(rows, self._length)}  # with room for the answers from the start
         next_token = (
             rows * self.model.vocab_size * (self.width + 3 * FP32)
-        )  # logits, log-probs, probabilities
-        reading = {"kv_cache": self._cache(rows, prompt), "forward_pass": self._forward(rows, prompt)}
-        return [reading, {"kv_cache": self._cache(rows, self._length), "next_token": next_token}]
+        )  # logits, probabilities, fp64 sums
+        return [{**cache, "forward_pass": self._forward(rows, prompt)}, {**cache, "next_token": next_token}]
 
     def scoring(self) -> list[Items]:
         """The reward model reads the answers."""
@@ -169,7 +170,7 @@ class _Has:
     def conversation(self) -> list[Items]:
         """With the tuned model and, by its side, the base: each has keys and values of its own."""
         tokens = min(_CHAT_TOKENS, self.model.context)
-        cache = 2 * 2 * tokens * self.model.layers * self.model.kv_width * self.width
+        cache = 2 * self._cache(1, tokens)
         chunk = _CHAT_CHUNK * needs.forward_pass(self.model, self.width, tokens)
         return [{"kv_cache": cache, "forward_pass": chunk}]
 
@@ -205,33 +206,47 @@ def _too_large(model: Model, preset: Preset, quantization: Quantization, vram: i
 
 
 def _nearest_that_fits(model: Model, preset: Preset, quantization: Quantization, vram: int) -> str:
-    """4-bit weights first, then batches and at last texts halved where it hurts, then the largest known model that
-    fits as it is."""
+    """4-bit weights first, then batches halved where it hurts, then the texts whose halving saves most, then the
+    largest known model that fits as it is."""
     advice = [] if quantization == "nf4" else ['quantization = "nf4" in project.toml']
     changes: dict[str, int] = {}
     changed = preset
     while too_large := _too_large(model, changed, "nf4", vram):
         stage = next(iter(too_large))
-        need = too_large[stage].bytes
-        halved = (_halved(changed, knob) for knob in _KNOBS.get(stage, ()))
-        helping = (h for h in halved if h and _stages(model, _with(changed, h), "nf4")[stage].bytes < need)
-        step = next(helping, None)
-        if step is None:
+        helping = [h for k in _KNOBS.get(stage, ()) if (h := _halved(model, changed, stage, k))]
+        if not helping:
             return _smaller_model(model, preset, vram)
+        step = min(helping, key=lambda h: (_is_length(h[0]), _needed(model, _with(changed, h), stage)))
         changed = _with(changed, step)
         changes |= dict([step])
     return " and ".join([*advice, *(f"--set {knob}={size}" for knob, size in changes.items())])
 
 
-def _halved(preset: Preset, knob: str) -> tuple[str, int] | None:
-    """A knob and half of what it is at; None where that is too little."""
+def _halved(model: Model, preset: Preset, stage: str, knob: str) -> tuple[str, int] | None:
+    """A knob, halved until its stage needs less: supervised training fills a pass with as many rows as go into it. None
+    where it would be too little by then."""
     section, _, key = knob.partition(".")
-    half = getattr(getattr(preset, section), key) // 2
-    return (knob, half) if half >= (_SHORTEST if "tokens" in key else 1) else None
+    size, need = getattr(getattr(preset, section), key) // 2, _needed(model, preset, stage)
+    while size >= (_SHORTEST if _is_length(knob) else 1):
+        if _needed(model, _with(preset, (knob, size)), stage) < need:
+            return knob, size
+        size //= 2
+    return None
+
+
+def _is_length(knob: str) -> bool:
+    return knob.endswith("_tokens")
+
+
+def _needed(model: Model, preset: Preset, stage: str) -> int:
+    return _stages(model, preset, "nf4")[stage].bytes
 
 
 def _with(preset: Preset, change: tuple[str, int]) -> Preset:
-    return override(preset, [f"{change[0]}={change[1]}"])
+    knob, size = change
+    name, _, key = knob.partition(".")
+    section = structs.replace(getattr(preset, name), **{key: size})
+    return structs.replace(preset, **{name: section})
 
 
 def _smaller_model(model: Model, preset: Preset, vram: int) -> str:

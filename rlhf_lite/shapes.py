@@ -34,28 +34,28 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     block_norms: int = 2
     head_norms: Literal["none", "a head", "all heads"] = "none"
     """What the norms of queries and keys span."""
+    rotaries: int = 1
+    """How many rotary embeddings it may have: layers that see a window only may turn at another pace."""
     scaled_embedding: bool = False
     """Embeddings are multiplied by a number that is kept as a tensor."""
     writes_scores: bool = False
     """Its attention holds all scores at once, which the others never do."""
-    full_every: int = 1
-    """Of so many layers one sees the whole text and the others a window; 0: all see a window, where there is one."""
     defaults: Mapping[str, Any] = {}
 
 
-_GEMMA = {"tie_word_embeddings": True, "head_dim": 256, "sliding_window": 4096}
+_GEMMA = {"tie_word_embeddings": True, "head_dim": 256}
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(),
-    "mistral": Family(biases=False, full_every=0, defaults={"sliding_window": 4096}),
+    "mistral": Family(biases=False),
     "qwen2": Family(biases=False, qkv_bias=True),
     "qwen3": Family(head_norms="a head", defaults={"head_dim": 128}),
-    "gemma2": Family(block_norms=4, scaled_embedding=True, writes_scores=True, full_every=2, defaults=_GEMMA),
+    "gemma2": Family(block_norms=4, scaled_embedding=True, writes_scores=True, defaults=_GEMMA),
     "gemma3_text": Family(
-        block_norms=4, head_norms="a head", scaled_embedding=True, full_every=6,
+        block_norms=4, head_norms="a head", rotaries=2, scaled_embedding=True,
         defaults={**_GEMMA, "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
                   "max_position_embeddings": 131072},
     ),
-    "phi3": Family(fused=True, biases=False, full_every=0),
+    "phi3": Family(fused=True, biases=False),
     "smollm3": Family(defaults={"tie_word_embeddings": True}),
     "granite": Family(),
     "olmo2": Family(head_norms="all heads"),
@@ -79,9 +79,9 @@ class Vision(msgspec.Struct, frozen=True):
         return (self.image_size // self.patch_size) ** 2
 
     @property
-    def linears(self) -> list[Matrix]:
+    def block(self) -> list[Matrix]:
         d, f = self.hidden_size, self.intermediate_size
-        return self.num_hidden_layers * [(d, d), (d, d), (d, d), (d, d), (d, f), (f, d)]
+        return [(d, d), (d, d), (d, d), (d, d), (d, f), (f, d)]
 
     def other_parameters(self, text_width: int) -> int:
         """Patch and position embeddings, norms, biases, and what leads over to the language model."""
@@ -92,7 +92,7 @@ class Vision(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A decoder-only transformer. ``window`` is 0 where every layer sees the whole text."""
+    """A decoder-only transformer."""
 
     id: str
     architecture: str
@@ -108,8 +108,7 @@ class Model(msgspec.Struct, frozen=True):
     attention_bias: bool = False
     mlp_bias: bool = False
     rotary_share: float = 1.0
-    window: int = 0
-    windowed_layers: int = 0
+    rotaries: int = 1
     vision: Vision | None = None
 
     @property
@@ -133,13 +132,15 @@ class Model(msgspec.Struct, frozen=True):
         return [(d, q), (d, kv), (d, kv), (q, d), (d, f), (d, f), (f, d)]
 
     @property
-    def linears(self) -> list[Matrix]:
-        """Every linear layer but the output layer: what is quantized, and what adapters are put on."""
-        return self.layers * self.block + (self.vision.linears if self.vision else [])
+    def linears(self) -> list[tuple[int, Matrix]]:
+        """Every linear layer but the output layer, with how many there are of it: what is quantized, and what adapters
+        are put on."""
+        seeing = [(self.vision.num_hidden_layers, m) for m in self.vision.block] if self.vision else []
+        return [*((self.layers, m) for m in self.block), *seeing]
 
     @property
     def linear_parameters(self) -> int:
-        return sum(i * o for i, o in self.linears)
+        return sum(n * i * o for n, (i, o) in self.linears)
 
     @property
     def other_parameters(self) -> int:
@@ -170,20 +171,12 @@ class Model(msgspec.Struct, frozen=True):
     @property
     def table_bytes(self) -> int:
         """Small tensors that are no parameters: rotary frequencies, each kept twice in fp32, and the like."""
-        kinds = 1
-        if self.architecture == "gemma3_text":  # the layers with a window turn at another pace
-            kinds = (self.windowed_layers > 0) + (self.windowed_layers < self.layers)
-        rotary = kinds * 2 * 4 * -(-int(self.head_dim * self.rotary_share) // 2)
+        rotary = self.rotaries * 2 * 4 * -(-int(self.head_dim * self.rotary_share) // 2)
         return rotary + 4 * self.family.scaled_embedding + (8 * self.vision.patches if self.vision else 0)
 
     def lora_parameters(self, rank: int) -> int:
         """Parameters of one LoRA on every linear layer."""
-        return rank * sum(i + o for i, o in self.linears)
-
-    def cached_tokens(self, length: int) -> int:
-        """Tokens whose keys and values are kept of a text of ``length``, summed over the layers."""
-        windowed = self.windowed_layers if self.window else 0
-        return (self.layers - windowed) * length + windowed * min(length, self.window)
+        return rank * sum(n * (i + o) for n, (i, o) in self.linears)
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -203,10 +196,7 @@ class _Config(msgspec.Struct, frozen=True):
     mlp_bias: bool = False
     partial_rotary_factor: float | None = None
     rope_parameters: dict[str, Any] | None = None
-    sliding_window: int | None = None
-    use_sliding_window: bool | None = None
-    sliding_window_pattern: int | None = None
-    max_window_layers: int = 28
+    sliding_window_pattern: int = 6
     layer_types: list[str] | None = None
 
 
@@ -260,7 +250,10 @@ def of_config(raw: Any, name: str) -> Model:
     family = FAMILIES[top["model_type"]]
     config = msgspec.convert({**family.defaults, **top}, _Config)
     heads, rope = config.num_attention_heads, config.rope_parameters or {}
-    windowed = _windowed_layers(config, family)
+    # Every sixth layer of Gemma 3 sees the whole text, and a model of fewer layers has none that does.
+    kinds = len(set(config.layer_types or ())) or 1 + (
+        config.num_hidden_layers >= config.sliding_window_pattern
+    )
     return Model(
         id=name, architecture=config.model_type, vocab_size=config.vocab_size, hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size, layers=config.num_hidden_layers, heads=heads,
@@ -268,18 +261,5 @@ def of_config(raw: Any, name: str) -> Model:
         tied=config.tie_word_embeddings, context=config.max_position_embeddings,
         attention_bias=config.attention_bias, mlp_bias=config.mlp_bias,
         rotary_share=rope.get("partial_rotary_factor") or config.partial_rotary_factor or 1.0,
-        window=(config.sliding_window or 0) if windowed else 0, windowed_layers=windowed, vision=seeing,
+        rotaries=min(kinds, family.rotaries), vision=seeing,
     )  # fmt: skip
-
-
-def _windowed_layers(config: _Config, family: Family) -> int:
-    """How many layers see a window only."""
-    layers = config.num_hidden_layers
-    if not config.sliding_window or config.use_sliding_window is False:
-        return 0
-    if config.layer_types is not None:
-        return config.layer_types.count("sliding_attention")
-    if config.use_sliding_window:
-        return max(layers - config.max_window_layers, 0)
-    every = config.sliding_window_pattern or family.full_every
-    return layers - layers // every if every else layers

@@ -12,7 +12,6 @@ from live_bytes import LiveBytes
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    DynamicCache,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -33,6 +32,7 @@ from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase, load_causal_lm
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.rollout import RewardModel, response_logprobs, response_values
+from rlhf_lite.engine.sampling import RolloutCache
 from rlhf_lite.settings import Lora, Ppo, Quantization
 
 RANK, ROWS, PROMPT, ANSWER, WINDOW = 5, 3, 20, 9, 16
@@ -135,14 +135,11 @@ def test_what_ppo_holds_is_what_the_plan_says_to_the_byte(
 def test_the_cache_is_what_the_plan_says_to_the_byte(name: str, tmp_path: Path) -> None:
     folder = saved(CONFIGS[name], tmp_path)
     causal_lm = load_causal_lm(str(folder), "32bit", CPU)
-    cache = DynamicCache(config=causal_lm.config)
+    cache = RolloutCache(PROMPT + ANSWER)
     with torch.no_grad():
-        for tokens in (PROMPT, *[1] * ANSWER):
-            causal_lm(
-                input_ids=torch.ones(ROWS, tokens, dtype=torch.long), past_key_values=cache, use_cache=True
-            )
+        causal_lm(input_ids=torch.ones(ROWS, PROMPT, dtype=torch.long), past_key_values=cache, use_cache=True)
     layers: list[Any] = list(cache.layers)
-    allocated = size(t for layer in layers for t in (layer.keys, layer.values) if t is not None)
+    allocated = size(t for layer in layers for t in (layer.keys, layer.values))
     assert allocated == needs.kv_cache(shapes.read(folder, name), ROWS, PROMPT + ANSWER, 4)
 
 

@@ -112,12 +112,25 @@ def test_the_nearest_change_makes_it_fit(model: Model, gigabytes: int) -> None:
         assert planning.plan(model, changed, "nf4", gigabytes * GIB).fits
 
 
-def test_the_micro_batch_goes_before_the_length_of_answers() -> None:
+def test_batches_go_before_lengths() -> None:
     model = catalog.find_model("Qwen2.5-0.5B-Instruct")
     assert planning.plan(model, Preset(), "nf4", int(3.5 * GIB)).hint == "--set ppo.micro_batch=4"
     tight = override(Preset(), ["ppo.micro_batch=1", "sampling.batch_size=1"])
     hint = planning.plan(model, tight, "nf4", int(2.7 * GIB)).hint
-    assert re.fullmatch(r"--set sampling.max_new_tokens=\d+.*", hint)
+    assert re.fullmatch(r"--set sampling.max_prompt_tokens=\d+.*", hint)
+
+
+def test_a_batch_is_halved_until_a_pass_holds_fewer_tokens() -> None:
+    """Halving 8 pairs of 2 × 1024 tokens changes nothing: a pass has room for 4 of them."""
+    model, tight = catalog.find_model("Qwen2.5-7B-Instruct"), override(Preset(), ["sampling.batch_size=4"])
+    tight = override(
+        tight, ["ppo.micro_batch=1", "sampling.max_prompt_tokens=64", "sampling.max_new_tokens=64"]
+    )
+    tight = override(tight, ["sft.batch_size=1"])
+    assert (
+        planning.plan(model, tight, "nf4", 10 * GIB).hint
+        == "--set reward.batch_size=2 and --set dpo.batch_size=2"
+    )
 
 
 def test_where_nothing_fits_the_demo_model_is_named() -> None:

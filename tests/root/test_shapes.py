@@ -52,21 +52,6 @@ def test_a_published_config_gives_the_published_number_of_parameters(name: str) 
     assert shapes.of_config(raw, name).parameters == parameters
 
 
-@pytest.mark.parametrize(
-    ("name", "length", "tokens"),
-    [
-        ("Mistral-7B-Instruct-v0.3", 5000, 32 * 5000),
-        ("gemma-2-2b-it", 5000, 13 * 5000 + 13 * 4096),  # every other layer sees a window
-        ("gemma-3-1b-it", 600, 4 * 600 + 22 * 512),  # five of six do
-        ("gemma-3-4b-it", 600, 34 * 600),  # shorter than the window
-        ("Phi-3-mini-4k-instruct", 3000, 32 * 2047),
-        ("SmolLM3-3B", 3000, 36 * 3000),
-    ],
-)
-def test_a_window_bounds_what_is_cached(name: str, length: int, tokens: int) -> None:
-    assert shapes.of_config(PUBLISHED[name][0], name).cached_tokens(length) == tokens
-
-
 def test_a_config_that_leaves_out_what_follows_from_the_rest() -> None:
     model = shapes.of_config(LLAMA, "llama")
     assert (model.kv_heads, model.head_dim, model.tied) == (8, 64, False)

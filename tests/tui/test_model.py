@@ -10,12 +10,13 @@ from at_the_keys import drive, highlighted, page, rows, shown, until, write
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from rlhf_lite import catalog, events, hub, jobs, memory, paths, starting
+from rlhf_lite import catalog, events, hub, jobs, memory, paths, planning, starting
 from rlhf_lite.errors import UserError
 from rlhf_lite.events import EventWriter
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.tui.app import RlhfApp
 from rlhf_lite.tui.page import ErrorPage
+from rlhf_lite.tui.screens import modelwords
 
 GIB = memory.GIB
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -64,7 +65,7 @@ def test_the_largest_that_fits_is_recommended_and_another_card_recommends_anothe
         await write(pilot, "12")
         await pilot.press("enter")
         await pilot.pause()
-        assert highlighted(app) == "Qwen/Qwen3-4B"
+        assert highlighted(app) == "Qwen/Qwen2.5-3B-Instruct"
         assert "a card of 12 GiB" in shown(app, "#detail")
         await pilot.press("S")
         await write(pilot, "80")
@@ -107,6 +108,11 @@ def test_what_does_not_fit_names_the_nearest_change_and_the_sum_can_be_seen() ->
         assert "optimizer" in shown(app, "#detail")
 
     drive(steps)
+
+
+def test_every_stage_of_the_plan_has_a_name_for_people() -> None:
+    stages = planning.plan(catalog.find_model("demo"), starting.preset_of("demo"), "nf4").stages
+    assert set(stages) == set(modelwords.STAGES)
 
 
 def test_the_filter_narrows_the_disk_key_hides_and_an_empty_list_says_what_to_press() -> None:
