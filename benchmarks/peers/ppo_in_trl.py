@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -87,6 +88,7 @@ def run(folder: Path, batch: dict[str, Any], case: dict[str, Any]) -> dict[str, 
         eval_dataset=prompts_only,
         optimizers=(still, torch.optim.lr_scheduler.LambdaLR(still, lambda _: 1.0)),
     )  # fmt: skip
+    np.random.seed(0)  # draws the micro-batches
     try:
         trainer.train()
     finally:
