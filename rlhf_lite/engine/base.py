@@ -129,8 +129,9 @@ class SharedBase:
         self.stops = stops
         self.pad = text.pad_id(tokenizer, stops)
         self.device = model.device
-        self.width: int = model.config.hidden_size
-        self.context: int = model.config.max_position_embeddings
+        config = model.config.get_text_config()  # of a model that also sees, the part that writes
+        self.width: int = config.hidden_size
+        self.context: int = config.max_position_embeddings
 
     @classmethod
     def load(cls, inputs: Inputs, *, plain_template: bool = False) -> SharedBase:
@@ -163,12 +164,16 @@ class SharedBase:
         """The model without its output layer: ids → hidden states (B, T, D)."""
         return self.model.get_decoder()
 
-    @property
-    def output_layer(self) -> nn.Module:
-        """Hidden states → logits (B, T, V)."""
-        layer = self.model.get_output_embeddings()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, D) → logits (B, T, V), scaled as Granite does it and capped as Gemma does."""
+        layer, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
         assert isinstance(layer, nn.Module), "a causal LM has an output layer"
-        return layer
+        found = layer(hidden)
+        if scale := getattr(config, "logits_scaling", None):
+            found = found / scale
+        if cap := getattr(config, "final_logit_softcapping", None):
+            found = cap * torch.tanh(found / cap)
+        return found
 
     def add(self, name: str, lora: Lora, *, trainable: bool) -> None:
         """Add a fresh adapter, B = 0: its view computes exactly what the base computes."""

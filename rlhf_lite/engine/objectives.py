@@ -6,10 +6,10 @@ that junk in padding changes nothing. Log-probabilities and KL are in nats.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ def center_and_scale(x: torch.Tensor, response_mask: torch.Tensor) -> torch.Tens
 
 
 def token_logprobs(
-    hidden: torch.Tensor, output_layer: nn.Module, targets: torch.Tensor, chunk: int = 64
+    hidden: torch.Tensor,
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+    targets: torch.Tensor,
+    chunk: int = 64,
 ) -> TokenLogprobs:
     """Log-softmax in fp32 at the targets only, a chunk of columns at a time: (B, T, D), (B, T) → (B, T).
 
@@ -68,7 +71,7 @@ def token_logprobs(
     logprobs: list[torch.Tensor] = []
     entropy: list[torch.Tensor] = []
     for start in range(0, targets.shape[1], chunk):
-        logits = output_layer(hidden[:, start : start + chunk]).float()  # (B, t, V)
+        logits = logits_of(hidden[:, start : start + chunk]).float()  # (B, t, V)
         every = torch.log_softmax(logits, -1)
         logprobs.append(every.gather(-1, targets[:, start : start + chunk, None]).squeeze(-1))
         with torch.no_grad():

@@ -17,6 +17,7 @@ from rlhf_lite.engine.sampling import Samples, sample
 from rlhf_lite.engine.statistics import correlation
 from rlhf_lite.errors import JobError, UserError
 
+SAMPLED_APART = 0.1  # nats a token on average; 16-bit rounding makes a tenth of it
 Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
 """Prompt ids and completion ids → one score a completion; a reward model's in its standard deviations."""
 
@@ -80,6 +81,21 @@ class Rollout:
                 f"the policy does not start at the reference: KL {kl:.4g}",
                 why="an adapter was changed on disk", hint="start the stage again without --resume",
             )  # fmt: skip
+
+    def check_sampled(self, sampled: Sequence[Sequence[float]]) -> None:
+        """The log-probabilities that training computes are those of the sampling, but for rounding.
+
+        Raises:
+            JobError: they are not, as with a model whose output layer does more than is known here.
+        """
+        told = torch.tensor([x for row in sampled for x in row], device=self.logprobs.device)
+        apart = float((self.logprobs[self.response_mask] - told).abs().mean())
+        if not apart < SAMPLED_APART:
+            raise JobError(
+                f"sampling and training are {apart:.2g} nats a token apart",
+                why="they compute this model's log-probabilities differently",
+                hint="please report this with the run's job.log; until it is mended, train another model",
+            )
 
     def pick(self, rows: Sequence[int], base: SharedBase) -> text.Padded:
         """One micro-batch's rows laid out for a forward pass."""
@@ -151,7 +167,7 @@ def response_logprobs(base: SharedBase, padded: text.Padded) -> objectives.Token
     The one path by which old and new log-probabilities are computed: the ratio is 1 only if both are.
     """
     hidden = base.hidden(padded)[:, padded.prompt_width - 1 : -1]
-    return objectives.token_logprobs(hidden, base.output_layer, padded.response_ids)
+    return objectives.token_logprobs(hidden, base.logits, padded.response_ids)
 
 
 def response_values(base: SharedBase, padded: text.Padded, head: nn.Linear) -> torch.Tensor:
@@ -219,7 +235,7 @@ def make_rollout(
             frozen = [response_logprobs(base, p).logprobs for p in padded]
         with base.view("value"):
             values = [response_values(base, p, value_head) for p in padded]
-    return Rollout(
+    rollout = Rollout(
         prompts=prompts,
         completions=samples.completions,
         ended=ended.to(base.device),
@@ -231,6 +247,8 @@ def make_rollout(
         response_mask=_unsorted([p.response_mask for p in padded], order),
         micro_batches=batches,
     )
+    rollout.check_sampled(samples.logprobs)
+    return rollout
 
 
 def _unsorted(parts: list[torch.Tensor], order: list[int]) -> torch.Tensor:
