@@ -13,7 +13,7 @@ map; a module names what it decided and what it left out in its own docstring.
     stages.py       what a run starts from, and every check before a process is spawned
     starting.py     what a project starts from: models to pick, what each needs here, making the folder
     base_model.py   checks of a model folder · config.py the user's own settings · doctor.py what this machine has
-    health.py       is a run healthy, in words with an action
+    health.py       is a run healthy, in words with an action → signs.py each sign by itself
     report.py       tables, JSON and errors as people and scripts read them
     jobs.py         spawns, stops, watches the child processes; locks
     memory.py       free memory of the device, who holds it, what fits

@@ -31,6 +31,7 @@ METRIC_LABELS = {
     "val/num_eos_tokens": "answers that end by themselves",
     "completion_length": "tokens an answer",
     "length_correlation": "correlation of reward and length",
+    "repetition": "share of an answer that it has said before",
     "eval/scores": "reward on held-out prompts",
     "eval/kl": "KL on held-out prompts",
     "loss": "loss",

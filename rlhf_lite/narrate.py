@@ -19,7 +19,7 @@ from rich import progress
 from rich.console import Console
 from rich.text import Text
 
-from rlhf_lite import events, health, jobs, stages
+from rlhf_lite import events, health, jobs, signs, stages
 from rlhf_lite.errors import JobDied, from_parts
 from rlhf_lite.paths import shown
 from rlhf_lite.project import Run
@@ -28,7 +28,7 @@ from rlhf_lite.report import Output, StoppedByUser, printable
 BRIEF = {"objective/scores": "reward", "objective/kl": "KL", "completion_length": "tokens", "loss": "loss"}
 STARTING = ""  # no kind of work has this name
 LINE_EVERY, LINE_SHARE, LINE_AT_LATEST = 5.0, 0.1, 60.0  # seconds, share of the whole, seconds
-STYLES: dict[health.Level, str] = {"ok": "", "watch": "yellow", "bad": "red"}
+STYLES: dict[signs.Level, str] = {"ok": "", "watch": "yellow", "bad": "red"}
 WELL_AGAIN = 3  # healthy steps in a row before that is said, so that a run on the edge is not told to and fro
 
 
@@ -144,7 +144,7 @@ class Nurse:
 
     def __init__(self, run: Run, narrator: Narrator) -> None:
         self._run, self._narrator, self._settings = run, narrator, run.settings().preset.ppo
-        self._told: health.Level = "ok"
+        self._told: signs.Level = "ok"
         self._well = 0
 
     def tell(self, event: events.AnyEvent) -> None:

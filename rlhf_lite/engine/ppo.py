@@ -80,16 +80,10 @@ class Training:
         self._begin()
         while self.step < self.settings.steps:
             self._live_changes()
-            within, memory_error = False, ""
             try:
                 within = self.one_step()
             except FloatingPointError as error:
                 self._roll_back(str(error))
-                continue
-            except torch.OutOfMemoryError as error:
-                memory_error = str(error)  # the error holds the frames, and they what filled the memory
-            if memory_error:
-                self._shrink(memory_error)
                 continue
             self.job.progress("PPO steps", self.step, self.settings.steps)
             if not within:
@@ -126,6 +120,7 @@ class Training:
             self.job.progress("PPO steps", 0, self.settings.steps)
         shuffler = random.Random(f"{self.job.inputs.seed}/{self.step}")
         means = update.update(self.learner, self.settings, rollout, estimate, shuffler)
+        self._remember(rollout.rows)
         counters.step += 1
         self._report(rollout, kl, means, time.monotonic() - began)
         counters.kl_coef = objectives.adapted_kl_coef(counters.kl_coef, kl, self.settings.kl_target)
@@ -196,6 +191,28 @@ class Training:
             raise StopRequested(self.step)
 
     def _rollout(self) -> Rollout:
+        """The step's answers and all that is known of them; with half the micro-batch where memory does not do.
+
+        Raises:
+            OutOfMemory: a single row does not fit.
+        """
+        while True:
+            try:
+                return self._make_rollout()
+            except torch.OutOfMemoryError as error:
+                told = str(error).splitlines()[0]
+            # Behind the except: the error holds the frames, and they what filled the memory.
+            rows = min(self.settings.micro_batch, self.settings.episodes)
+            if rows == 1:
+                raise OutOfMemory(
+                    "out of memory with a single answer at a time", why=told,
+                    hint="shorter answers (--set sampling.max_new_tokens=128) or a smaller model",
+                )  # fmt: skip
+            if self.learner.base.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._remember(rows // 2)
+
+    def _make_rollout(self) -> Rollout:
         number, seed, base = self.settings.episodes, self.job.inputs.seed, self.learner.base
         return make_rollout(
             base, draw([p.ids for p in self.prompts], number, self.step * number, seed),
@@ -223,22 +240,11 @@ class Training:
             raise FloatingPointError("a metric is not finite")
         self.job.emit(Metrics(step=self.step, values=values))
 
-    def _shrink(self, told: str) -> None:
-        """Half the micro-batch, from the last checkpoint on: gradients are added up, so the updates stay the same.
-
-        Raises:
-            OutOfMemory: a single row does not fit.
-        """
-        if self.settings.micro_batch == 1:
-            raise OutOfMemory(
-                "out of memory with a single answer at a time", why=told.splitlines()[0],
-                hint="shorter answers (--set sampling.max_new_tokens=128) or a smaller model",
-            )  # fmt: skip
-        self._load()
-        if self.learner.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._use_micro_batch(self.settings.micro_batch // 2)
-        self._changed(MICRO_BATCH, self.settings.micro_batch, "out of memory")
+    def _remember(self, rows: int) -> None:
+        """From now on at most so many rows at once, where it were more."""
+        if rows < min(self.settings.micro_batch, self.settings.episodes):
+            self._use_micro_batch(rows)
+            self._changed(MICRO_BATCH, rows, "out of memory")
 
     def _use_micro_batch(self, size: int) -> None:
         """Sampling shrinks by as much: its batch holds the cache of every answer."""

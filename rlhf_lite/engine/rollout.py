@@ -14,7 +14,7 @@ from rlhf_lite.engine import heads, objectives, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import load_function
 from rlhf_lite.engine.sampling import Samples, sample
-from rlhf_lite.engine.statistics import correlation
+from rlhf_lite.engine.statistics import correlation, mean, repetition
 from rlhf_lite.errors import JobError, UserError
 
 SAMPLED_APART = 0.1  # nats a token on average; 16-bit rounding makes a tenth of it
@@ -67,6 +67,7 @@ class Rollout:
             "val/num_eos_tokens": float(self.ended.float().mean()),
             "completion_length": float(lengths.mean()),
             "length_correlation": correlation(lengths, self.scores),
+            "repetition": mean([repetition(answer) for answer in self.completions]),
         }
 
     def check_start(self) -> None:
@@ -97,11 +98,25 @@ class Rollout:
                 hint="please report this with the run's job.log; until it is mended, train another model",
             )
 
+    @property
+    def rows(self) -> int:
+        """Of the largest micro-batch."""
+        return max(map(len, self.micro_batches))
+
+    def split(self, rows: int) -> None:
+        """Micro-batches of so many rows at most from now on."""
+        self.micro_batches[:] = split(self.micro_batches, rows)
+
     def pick(self, rows: Sequence[int], base: SharedBase) -> text.Padded:
         """One micro-batch's rows laid out for a forward pass."""
         return text.pad(
             [self.prompts[i] for i in rows], [self.completions[i] for i in rows], base.pad, base.device
         )
+
+
+def split(batches: Sequence[list[int]], rows: int) -> list[list[int]]:
+    """The same rows in the same order, at most so many together."""
+    return [batch[i : i + rows] for batch in batches for i in range(0, len(batch), rows)]
 
 
 class RewardModel:

@@ -32,3 +32,9 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     if len(x) < 2 or float(x.std()) == 0 or float(y.std()) == 0:
         return 0.0
     return float(torch.corrcoef(torch.stack([x.float(), y.float()]))[0, 1])
+
+
+def repetition(tokens: Sequence[int], size: int = 4) -> float:
+    """Share of a text's n-grams that it has said before, 0 to 1 (seq-rep-n, Welleck et al. 2020); 0 for a short one."""
+    grams = [tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

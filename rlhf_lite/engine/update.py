@@ -15,7 +15,7 @@ import torch
 from rlhf_lite.engine import objectives, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.learner import Learner
-from rlhf_lite.engine.rollout import Rollout, response_logprobs, response_values
+from rlhf_lite.engine.rollout import Rollout, response_logprobs, response_values, split
 from rlhf_lite.engine.statistics import mean
 from rlhf_lite.errors import JobError
 from rlhf_lite.settings import Ppo
@@ -39,11 +39,11 @@ def update(
         The means of what the charts show, by TRL's names.
     """
     advantages = objectives.center_and_scale(estimate.advantages, rollout.response_mask)
-    size = max(1, settings.minibatch // settings.micro_batch)
     history: list[dict[str, float]] = []
     moved = False
     for _ in range(settings.epochs):
         order = shuffler.sample(rollout.micro_batches, len(rollout.micro_batches))
+        size = max(1, settings.minibatch // rollout.rows)
         for first in range(0, len(order), size):
             group = order[first : first + size]
             metrics = {"loss/value_avg": update_value(learner, settings, rollout, group, estimate.returns)}
@@ -62,7 +62,7 @@ def warm_up_value(
 
     ``on_update`` is told how many of the ``value_warmup`` updates are done.
     """
-    batches = rollout.micro_batches
+    batches = list(rollout.micro_batches)
     for index in range(settings.value_warmup):
         update_value(learner, settings, rollout, [batches[index % len(batches)]], returns)
         on_update(index + 1)
@@ -94,7 +94,7 @@ def update_policy(
         new, old = response_logprobs(base, padded).logprobs, rollout.logprobs[rows, :width]
         return objectives.policy_loss(new, old, advantages[rows, :width], mask, settings.clip)
 
-    means = _backward(base, "policy", rollout, group, loss)
+    means = _backward(base, "policy", learner.policy_optimizer, rollout, group, loss)
     if unmoved:
         _check_ratio(means["ratio"], RATIO_TOLERANCE[base.model.dtype])
     learner.step_policy()
@@ -121,15 +121,41 @@ def update_value(
         values, old = response_values(base, padded, learner.value_head), rollout.values[rows, :width]
         return objectives.value_loss(values, old, returns[rows, :width], mask, settings.value_clip)
 
-    means = _backward(base, "value", rollout, group, loss)
+    means = _backward(base, "value", learner.value_optimizer, rollout, group, loss)
     learner.step_value()
     return means["loss"]
 
 
 def _backward(
+    base: SharedBase,
+    view: str,
+    optimizer: torch.optim.Optimizer,
+    rollout: Rollout,
+    group: MicroBatches,
+    loss: LossOf,
+) -> dict[str, float]:
+    """A minibatch's gradients, a micro-batch at a time; returns the mean over its tokens of all that ``loss`` gives.
+
+    Where memory does not do, the minibatch begins again with micro-batches of half the size, to which the rollout
+    keeps from then on: the gradients that add up are the same.
+    """
+    while True:
+        group = split(group, rollout.rows)
+        try:
+            return _summed(base, view, rollout, group, loss)
+        except torch.OutOfMemoryError:
+            if rollout.rows == 1:
+                raise
+        # Behind the except: the error holds the frames, and they what filled the memory.
+        optimizer.zero_grad(set_to_none=True)
+        if base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        rollout.split(rollout.rows // 2)
+
+
+def _summed(
     base: SharedBase, view: str, rollout: Rollout, group: MicroBatches, loss: LossOf
 ) -> dict[str, float]:
-    """A minibatch's gradients, a micro-batch at a time; returns the mean over its tokens of all that ``loss`` gives."""
     means: dict[str, float] = defaultdict(float)
     tokens = sum(int(rollout.lengths[rows].sum()) for rows in group)
     base.model.train()  # switches checkpointing on where it was asked for, nothing else: there is no dropout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_lite import jobs, paths, settings
-from rlhf_lite.engine import ppo, update
+from rlhf_lite.engine import ppo, text, update
 from rlhf_lite.engine.__main__ import run_job
+from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.learner import Learner, RunningStd
 from rlhf_lite.engine.prompts import draw
 from rlhf_lite.engine.sampling import seeded
@@ -308,6 +310,41 @@ def test_out_of_memory_goes_on_with_half_the_micro_batch_and_a_resume_remembers_
         for r in (run, roomy)
     ]
     assert scores[0][0] == scores[1][0]
+
+
+def test_an_update_that_runs_out_of_memory_is_made_in_smaller_parts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second micro-batch of four does not fit any more, when the first has left its gradients already: what the
+    steps compute is that of a run with room enough."""
+    halves = ["ppo.micro_batch=4", "ppo.minibatch=8"]
+    tight, roomy = (new_run(project, assignments=halves) for _ in range(2))
+    originals, widths = (update.response_logprobs, update.response_values), list[int]()
+
+    def small_memory(original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(base: SharedBase, padded: text.Padded, *more: Any) -> Any:
+            widths.append(len(padded.ids))
+            if len(padded.ids) > 3 and len(widths) > 3:  # behind two of the warm-up and one of the minibatch
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return original(base, padded, *more)
+
+        return forward
+
+    monkeypatch.setattr(update, "response_logprobs", small_memory(originals[0]))
+    monkeypatch.setattr(update, "response_values", small_memory(originals[1]))
+    assert go(tight, monkeypatch) == 0
+    assert widths[:4] == [4, 4, 4, 4]
+    assert set(widths[4:]) == {2}
+    assert [(c.name, c.step, c.value) for c in tight.status().changes] == [("micro_batch", 0, 2.0)]
+    monkeypatch.setattr(update, "response_logprobs", originals[0])
+    monkeypatch.setattr(update, "response_values", originals[1])
+    assert go(roomy, monkeypatch) == 0
+    first, second = (
+        next(m.values for m in r.status().metrics if "seconds" in m.values) for r in (tight, roomy)
+    )
+    for name in ("loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg"):
+        assert first[name] == pytest.approx(second[name], rel=1e-4, abs=1e-6), name
+    assert tight.status().result["steps"] == roomy.status().result["steps"]
 
 
 def test_memory_too_small_for_one_row_says_what_would_fit(

@@ -7,13 +7,20 @@ import torch
 
 from rlhf_lite.engine.candidates import alike
 from rlhf_lite.engine.judge import ask
-from rlhf_lite.engine.statistics import correlation, distinct_2, mean_with_interval
+from rlhf_lite.engine.statistics import correlation, distinct_2, mean_with_interval, repetition
 from rlhf_lite.errors import UserError
 
 
 def test_distinct_2_counts_different_bigrams_over_all() -> None:
     assert distinct_2(["a b c", "a b d"]) == pytest.approx(3 / 4)
     assert distinct_2(["one"]) == 0.0
+
+
+def test_repetition_is_the_share_of_four_tokens_in_a_row_that_were_said_before() -> None:
+    assert repetition([1, 2, 3, 4, 5, 6]) == 0.0
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repetition([7] * 13) == pytest.approx(9 / 10)
+    assert repetition([1, 2, 3]) == 0.0
 
 
 def test_the_interval_of_a_mean_is_two_standard_errors_wide() -> None:

@@ -24,6 +24,7 @@ HEALTHY: dict[str, list[float]] = {  # over the run, with a wobble in place of n
     "policy/approxkl_avg": [0.008] * STEPS,
     "policy/clipfrac_avg": [0.06] * STEPS,
     "length_correlation": [0.3 + 0.1 * (-1) ** t for t in range(STEPS)],
+    "repetition": [0.02 + 0.01 * (-1) ** t for t in range(STEPS)],
 }
 
 
@@ -79,6 +80,8 @@ def test_a_healthy_run_is_told_with_its_numbers() -> None:
         ({"scores": flat(0.3)}, "watch", "Not learning: reward flat at 0.3"),
         ({"scores": ramp(1, 0)}, "watch", "Getting worse: reward fell"),
         ({"length_correlation": flat(0.85)}, "watch", "Learning length"),
+        ({"repetition": ramp(0.02, 0.3)}, "watch", "Repeating itself: 26% of four tokens in a row"),
+        ({"repetition": ramp(0.02, 0.7)}, "bad", "Repeating itself"),
     ],
 )
 def test_every_sign_fires_with_an_action(changed: dict[str, list[float]], level: str, words: str) -> None:
@@ -101,6 +104,7 @@ def test_every_sign_fires_with_an_action(changed: dict[str, list[float]], level:
         {"num_eos_tokens": flat(0.8)},
         {"scores": [min(1.0, t / 10) + 0.05 * (-1) ** t for t in range(STEPS)]},  # a plateau after a rise
         {"length_correlation": flat(0.5)},
+        {"repetition": ramp(0.02, 0.1)},
         {"scores": [(t / STEPS) * 1e-3 for t in range(STEPS)]},  # the scale of a reward is nobody's business
     ],
 )

@@ -8,11 +8,11 @@ from statistics import median
 
 from rich.text import Text
 
-from rlhf_lite import health, history, report
+from rlhf_lite import health, history, report, signs
 from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.tui.feed import Watched
 
-MARKS: dict[health.Level, str] = {"ok": "", "watch": "≈ ", "bad": "✘ "}
+MARKS: dict[signs.Level, str] = {"ok": "", "watch": "≈ ", "bad": "✘ "}
 LAST = 10  # steps whose median is what a run ends with
 COLUMNS = (("run", 13), ("when", 12), ("steps", 7), ("reward", 6), ("KL", 5), ("size", 9))
 LEFT_OUT = ((90, "size"), (74, "when"), (64, "steps"))
@@ -25,7 +25,7 @@ class Verdict:
 
     words: str
     bytes: int
-    level: health.Level = "ok"
+    level: signs.Level = "ok"
     action: str = ""
 
 
