@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf_lite import report
 from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.labels import Counts
-from rlhf_lite.project import POLICY_STAGES, Project, Run
+from rlhf_lite.project import POLICY_STAGES, Project, Run, unscored
 from rlhf_lite.settings import load_preset
-from rlhf_lite.votes import ENOUGH, Ballot
 
 State = Literal["done", "next", "ready", "blocked", "optional"]
 DEMONSTRATIONS = 20  # fewer say little about how answers should sound
@@ -138,8 +136,10 @@ def _after(run: Run | None, policy: Run | None, words: Callable[[Run], str]) -> 
 def _comparison(found: Project, run: Run | None, policy: Run | None) -> tuple[State, str]:
     """Where nothing scored the answers, it is the votes that complete it; how they stand is not told before the end."""
     state, words = _after(run, policy, _eval_words)
-    if state != "done" or run is None or policy is None or not report.unscored(run.status().result):
+    if state != "done" or run is None or policy is None or not unscored(run.status().result):
         return state, words
+    from rlhf_lite.votes import ENOUGH, Ballot  # the app's first paint does not wait for it
+
     try:
         ballot = Ballot(run.folder, found.file.seed, prefer=policy.name)
     except RlhfLiteError as error:  # no answers left, or damaged: the comparison can be made again

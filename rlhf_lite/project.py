@@ -7,9 +7,10 @@ screen or command shows of a run is :func:`fold` over its events; nothing else i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -94,6 +95,11 @@ def _fold_one(status: RunStatus, event: events.AnyEvent) -> None:
 
 _folded: dict[Path, tuple[int, events.EventTail, RunStatus]] = {}
 """Log → its inode, how far it was read, what it added up to. Logs only grow, so what was read stays true."""
+
+
+def unscored(result: Mapping[str, Any]) -> bool:
+    """Whether these are the results of an evaluation that had neither a judge nor a reward model."""
+    return "judge" in result and result["judge"] is None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import msgspec
 import tomli_w
 
 from rlhf_lite.errors import RlhfLiteError
+from rlhf_lite.project import unscored
 
 VERDICTS = {"a": "for A", "b": "for B", "tie": "ties", "both_bad": "both bad", "skipped": "skipped"}
 HEADLINES = ("pairs", "labelled", "accuracy", "score_last", "kl_last", "win_rate", "bytes")
@@ -149,11 +150,6 @@ def evaluation(values: Mapping[str, Any]) -> None:
         line(
             "Your blind votes give one, on the app's Compare page; --judge FILE.py:FUNC lets a function decide."
         )
-
-
-def unscored(values: Mapping[str, Any]) -> bool:
-    """Whether these are the results of an evaluation that had neither a judge nor a reward model."""
-    return "judge" in values and values["judge"] is None
 
 
 def _score_line(found: Mapping[str, Any]) -> str:

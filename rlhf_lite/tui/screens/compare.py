@@ -12,7 +12,7 @@ from rich.text import Text
 from textual import on
 
 from rlhf_lite import config, jobs, report, stages
-from rlhf_lite.project import POLICY_STAGES
+from rlhf_lite.project import POLICY_STAGES, unscored
 from rlhf_lite.tui import keys
 from rlhf_lite.tui.feed import Watched
 from rlhf_lite.tui.messages import ProjectChanged, RunChanged
@@ -142,7 +142,7 @@ class ComparePage(JudgingPage):
         rate = report.interval(one.get("win_rate"), one.get("win_rate_interval"))
         before, after = ((side or {}).get("tokens") for side in (result.get("base"), one.get("tuned")))
         rows = [
-            f"{report.UNSCORED}: your votes do" if report.unscored(result) else "",
+            f"{report.UNSCORED}: your votes do" if unscored(result) else "",
             f"{result.get('judge', 'the judge')}: tuned wins {rate}" if one.get("win_rate") is not None else "",
             f"KL to the base {report.number(one.get('kl'))} · tokens an answer "
             f"{report.number(before, '.0f')}, tuned {report.number(after, '.0f')}" if one else "",
