@@ -1,0 +1,138 @@
+"""What does a wish cost? The rate at which answers fulfil it against the KL spent, beside the least that is possible.
+
+    python benchmarks/frontier.py --seeds 0 1 2 --out results.jsonl
+    python benchmarks/frontier.py --wishes asks_back --set ppo.kl_target=2 --out results.jsonl
+
+A yes/no wish that the base fulfils at rate p cannot be fulfilled at rate q for less than
+q·ln(q/p) + (1 − q)·ln((1 − q)/(1 − p)) nats a sequence (the divergence of the two coins). For each wish and seed: 160
+pairs labelled by ``yes_no.py``, the reward model, PPO and DPO from the same labels with the ``demo`` preset, and the
+best of n answers of the base by the same reward model, which costs ln n − (n − 1)/n (Stiennon et al. 2020). All are
+measured on held-out prompts at temperature 1: rate, KL (best-of-n's by that formula), how many times the least it is,
+answers that end, tokens, and the base's own NLL of a token, in nats, where lower is more fluent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from wishes import PAIRS, finished, label_pairs, new_project
+from yes_no import WISHES, fulfils
+
+from rlhf_lite import stages
+from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.rollout import RewardModel, logprobs_of
+from rlhf_lite.engine.sampling import Samples, sample, seeded
+from rlhf_lite.engine.text import decode, prompt_ids
+from rlhf_lite.project import Project, Run
+
+SAMPLES = 6  # to each held-out prompt
+BEST_OF = (2, 4, 8)
+TOKENS = 96
+
+
+def least_kl(p: float, q: float) -> float:
+    """Nats that raising a yes/no property from rate p to q costs at least; 0 for a rate that fell."""
+    if q <= p:
+        return 0.0
+    rest = (1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0
+    return q * math.log(q / p) + rest
+
+
+class Bench:
+    """Everything that is measured of one project, on one base."""
+
+    def __init__(self, project: Project, wish: str, reward: Run) -> None:
+        self.wish, self.seed = wish, project.file.seed
+        self.base = SharedBase.load(reward.settings().inputs)
+        self.reward = RewardModel(self.base, reward.adapter)
+        with project.labels() as store:
+            self.prompts = [prompt_ids(self.base.tokenizer, p.messages) for p in store.prompts("test")]
+
+    def answers(self, view: str | None, each: int, stream: int) -> tuple[list[list[int]], Samples]:
+        asked = [p for p in self.prompts for _ in range(each)]
+        generator = seeded(self.base.device, self.seed, 100_000 + stream)
+        with self.base.view(view):
+            return asked, sample(self.base, asked, max_new_tokens=TOKENS, batch_size=64, generator=generator)
+
+    def measured(self, asked: list[list[int]], answers: list[list[int]]) -> dict[str, float]:
+        texts = [decode(self.base.tokenizer, a) for a in answers]
+        bare = logprobs_of(self.base, None, asked, answers, 32)
+        tokens = sum(map(len, answers))
+        return {
+            "rate": sum(fulfils(self.wish, t) for t in texts) / len(texts),
+            "eos": sum(bool(a) and a[-1] in self.base.stops for a in answers) / len(answers),
+            "tokens": tokens / len(answers),
+            "nll": -sum(float(row.sum()) for row in bare) / tokens,
+        }
+
+    def policy(self, name: str, run: Run) -> dict[str, float]:
+        self.base.load_adapter(name, run.adapter, trainable=False)
+        asked, found = self.answers(name, SAMPLES, 1)
+        bare = logprobs_of(self.base, None, asked, found.completions, 32)
+        kl = sum(sum(p) - float(r.sum()) for p, r in zip(found.logprobs, bare, strict=True)) / len(asked)
+        return {**self.measured(asked, found.completions), "kl": kl}
+
+    def best_of(self, n: int) -> dict[str, float]:
+        asked, found = self.answers(None, SAMPLES * n, 2)
+        scores = self.reward(asked, found.completions)
+        groups = [range(i, i + n) for i in range(0, len(asked), n)]
+        best = [max(group, key=scores.__getitem__) for group in groups]
+        chosen = self.measured([asked[i] for i in best], [found.completions[i] for i in best])
+        return {**chosen, "kl": math.log(n) - (n - 1) / n}
+
+
+def one(wish: str, seed: int, assignments: list[str], folder: Path) -> list[dict[str, Any]]:
+    """One wish at one seed: a row for the base and for each way of fulfilling it."""
+    judge = stages.NamedFunction.find(f"{Path(__file__).with_name('yes_no.py')}:{wish}")
+    project = new_project(folder, seed)
+    preset = stages.preset_of(project, assignments)
+    label_pairs(project, judge, PAIRS)
+    reward = finished(stages.train(project, preset, "reward", None))
+    runs = {stage: finished(stages.train(project, preset, stage, None)) for stage in ("ppo", "dpo")}
+    bench = Bench(project, wish, reward)
+    asked, found = bench.answers(None, SAMPLES, 0)
+    base = {"by": "base", **bench.measured(asked, found.completions), "kl": 0.0}
+    rows = [base, *({"by": name, **bench.policy(name, run)} for name, run in runs.items())]
+    rows += [{"by": f"best of {n}", **bench.best_of(n)} for n in BEST_OF]
+    for row in rows:
+        row |= {"wish": wish, "seed": seed, "set": assignments, "least": least_kl(base["rate"], row["rate"])}
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    times = f"{row['kl'] / row['least']:.1f}" if row["least"] > 0.05 else "-"
+    cells = (
+        row["wish"], row["seed"], row["by"], f"{row['rate']:.1%}", f"{row['kl']:.2f}", f"{row['least']:.2f}", times,
+        f"{row['eos']:.1%}", f"{row['tokens']:.0f}", f"{row['nll']:.2f}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--wishes", nargs="+", default=list(WISHES), choices=list(WISHES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    print("| wish | seed | by | rate | KL | least | times | EOS | tokens | NLL |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as folder:
+        for wish in given.wishes:
+            for seed in given.seeds:
+                rows = one(wish, seed, given.set, Path(folder) / f"{wish}-{seed}")
+                with given.out.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+                for row in rows:
+                    print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
