@@ -21,6 +21,7 @@ from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from rlhf_lite import memory
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.errors import DataError, UserError
 
@@ -119,7 +120,7 @@ def unpack(model: nn.Module) -> None:
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
     needed = sum(4 * m.in_features * m.out_features for m in layers.values())
-    if 2 * needed > _free_memory():
+    if 2 * needed > memory.read_ram(Path("/proc/meminfo")).free:
         return
     for name, packed in layers.items():
         state = getattr(packed.weight, "quant_state", None)
@@ -129,13 +130,6 @@ def unpack(model: nn.Module) -> None:
         weight = dequantize_4bit(packed.weight.data, state).float()
         dense.weight, dense.bias = nn.Parameter(weight, requires_grad=False), packed.bias
         model.set_submodule(name, dense)
-
-
-def _free_memory() -> int:
-    """Bytes that can be taken without swapping; 0 where the kernel does not tell."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def pick(logits: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:

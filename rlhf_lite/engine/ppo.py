@@ -103,15 +103,12 @@ class Training:
             FloatingPointError: a loss or gradient is not finite.
         """
         began, counters = time.monotonic(), self.learner.counters
-        rollout = self._rollout()
+        rollout, settings = self._rollout(), self.settings
         counters.scores.update(rollout.scores)
-        scaled = (rollout.scores / counters.scores.std).clamp(
-            -self.settings.score_clip, self.settings.score_clip
-        )
+        scaled = (rollout.scores / counters.scores.std).clamp(-settings.score_clip, settings.score_clip)
         rewards = objectives.token_rewards(scaled, rollout.kl, rollout.response_mask, counters.kl_coef)
-        estimate = objectives.gae(
-            rewards, rollout.values, rollout.response_mask, self.settings.gamma, self.settings.lam
-        )
+        mask = rollout.response_mask
+        estimate = objectives.gae(rewards, rollout.values, mask, settings.gamma, settings.lam)
         kl = float(rollout.kl.sum(-1).mean())
         if self.step == 0:
             rollout.check_start()

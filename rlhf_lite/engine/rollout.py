@@ -109,9 +109,7 @@ class Rollout:
 
     def pick(self, rows: Sequence[int], base: SharedBase) -> text.Padded:
         """One micro-batch's rows laid out for a forward pass."""
-        return text.pad(
-            [self.prompts[i] for i in rows], [self.completions[i] for i in rows], base.pad, base.device
-        )
+        return _laid_out(base, self.prompts, self.completions, rows)
 
 
 def split(batches: Sequence[list[int]], rows: int) -> list[list[int]]:
@@ -238,11 +236,8 @@ def make_rollout(
     ended = torch.tensor(samples.ended)
     scores = torch.where(ended, scores, scores - no_eos_penalty)
     order = sorted(range(len(prompts)), key=lambda i: len(samples.completions[i]))
-    batches = [order[i : i + micro_batch] for i in range(0, len(order), micro_batch)]
-    padded = [
-        text.pad([prompts[i] for i in b], [samples.completions[i] for i in b], base.pad, base.device)
-        for b in batches
-    ]
+    batches = split([order], micro_batch)
+    padded = [_laid_out(base, prompts, samples.completions, rows) for rows in batches]
     with torch.no_grad():
         with base.view("policy"):
             policy = [response_logprobs(base, p) for p in padded]
@@ -264,6 +259,12 @@ def make_rollout(
     )
     rollout.check_sampled(samples.logprobs)
     return rollout
+
+
+def _laid_out(
+    base: SharedBase, prompts: Sequence[list[int]], completions: Sequence[list[int]], rows: Sequence[int]
+) -> text.Padded:
+    return text.pad([prompts[i] for i in rows], [completions[i] for i in rows], base.pad, base.device)
 
 
 def _unsorted(parts: list[torch.Tensor], order: list[int]) -> torch.Tensor:
