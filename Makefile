@@ -1,6 +1,8 @@
 # make demo       set up and run the whole pipeline on the built-in model      make test   set up and run the tests
 # make check      format, lint, types, layers                                  make clean  remove what make made
 # make tour       walk through the whole app in a terminal, by keys (tmux)     make tour-short  the same in minutes
+# make bench      measure all of benchmarks/ and write its page, in hours; BENCH="rollout growth" only these
+# make bench-page write benchmarks/README.md from the figures that are there
 #
 # Everything is installed into .venv at the versions of constraints.txt. PYTHON=python3.12 chooses the interpreter.
 
@@ -15,13 +17,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-by-make
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO ?= demo-project
+BENCH ?=
+TRL := build/trl
+TRL_INSTALLED := $(TRL)/installed-by-make
 
 # A CUDA build links the driver's own library: with the compiler alone it would build and then not load.
 NVCC = $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 DRIVER = $(or $(shell command -v nvidia-smi),$(wildcard /usr/lib/wsl/lib/libcuda.so.1),\
 	$(shell /sbin/ldconfig -p 2>/dev/null | grep -o -m 1 'libcuda\.so\.1'))
 
-.PHONY: demo test test-long test-long-sample tour tour-short check setup clean
+.PHONY: demo test test-long test-long-sample tour tour-short bench bench-page check setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -41,6 +46,12 @@ tour: setup
 
 tour-short: setup
 	$(BIN)/python tests/tour/tour.py --short
+
+bench: setup $(TRL_INSTALLED)
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+bench-page: setup
+	$(BIN)/python benchmarks/bench.py --page
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -67,6 +78,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(if $(and $(NVCC),$(DRIVER)),CMAKE_ARGS=-DGGML_CUDA=on CUDACXX=$(NVCC) \
 	$(PIP) install --no-cache-dir -c constraints.txt llama-cpp-python)
 	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# What PPO is compared with: the last TRL that had one, in an environment of its own.
+$(TRL_INSTALLED): benchmarks/peers/trl-1.12.0.txt
+	[ -x $(TRL)/bin/python ] || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip --disable-pip-version-check install -r $<
 	@touch $@
 
 clean:

@@ -2,7 +2,7 @@
 
 A row says in its ``key`` what was measured (model, batch, seed, …): a benchmark asks :meth:`Record.has` first, so that
 one that was stopped goes on where it was. A figure counts for the machine and the versions named beside it: a file
-that was made with others is refused, unless it is removed first.
+that was made with others is refused, unless it is removed first. ``BENCH_RESULTS`` names another folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "llama_cpp_python")
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Record:
 
     def __init__(self, name: str, folder: Path = RESULTS) -> None:
         self.path = folder / f"{name}.json"
-        self.made_with = {"machine": machine(), "versions": {p: version(p) for p in PACKAGES}}
+        self.made_with = made_with()
         self.rows: list[Row] = []
         if self.path.exists():
             found = json.loads(self.path.read_text())
@@ -66,6 +66,11 @@ def rounded(measured: Any) -> Any:
     if isinstance(measured, dict):
         return {k: rounded(v) for k, v in measured.items()}
     return [rounded(v) for v in measured] if isinstance(measured, list | tuple) else measured
+
+
+def made_with() -> dict[str, Any]:
+    """This machine and what is installed."""
+    return {"machine": machine(), "versions": {p: version(p) for p in PACKAGES}}
 
 
 def machine() -> dict[str, Any]:
