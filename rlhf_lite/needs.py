@@ -74,19 +74,36 @@ def layer_inputs(model: Model, width: int) -> int:
     return (model.layers + 1) * model.hidden_size * width
 
 
-def layer(model: Model, rank: int, width: int, length: int) -> int:
-    """A token's share of one layer with all that its gradients want, at the worst moment: as the MLP is computed.
+def activations(model: Model, rank: int, width: int, length: int) -> int:
+    """A token's share of what one layer keeps for its gradients, where it is not computed again."""
+    f = model.intermediate_size
+    return _before_mlp(model, rank, width, length) + FP32 * (f + rank) + 3 * width * f
 
-    Each adapter keeps its input in fp32, a copy where the rest is narrower, and so does each norm. Texts of ``length``
-    tokens are padded, for which keys and values are laid out for every head of the queries.
+
+def layer(model: Model, rank: int, width: int, length: int) -> int:
+    """A token's share of one layer with all that its gradients want, at the worst moment: as the MLP is computed, whose
+    adapter holds two of its widest outputs in fp32."""
+    d, f = model.hidden_size, model.intermediate_size
+    mlp = width * (2 if model.family.fused else 3) * f + 2 * FP32 * max(outputs for _, outputs in model.block)
+    kept = _before_mlp(model, rank, width, length)
+    return kept + mlp + (3 * width + FP32) * d + 2 * width * model.head_dim
+
+
+def _before_mlp(model: Model, rank: int, width: int, length: int) -> int:
+    """What a layer has kept once only its MLP is left to compute.
+
+    Each adapter keeps its input in fp32: a copy of its own where the rest is narrower, else what others keep too. So
+    does each norm. Texts of ``length`` tokens are padded, for which keys and values are laid out for every head of the
+    queries, and each layer writes its mask out as numbers.
     """
     d, f, q, kv = model.hidden_size, model.intermediate_size, model.q_width, model.kv_width
-    adapters = FP32 * (sum(inputs for inputs, _ in model.block) - f + rank * (len(model.block) - 1))
+    writes_scores = model.family.writes_scores
+    copied, shared = sum(inputs for inputs, _ in model.block) - f, 2 * d + (q if writes_scores else 0)
+    adapters = FP32 * ((copied if width < FP32 else shared) + rank * (len(model.block) - 1))
     norms = FP32 * (model.family.block_norms * d + (q + kv if model.family.head_norms != "none" else 0))
-    attention = width * (2 * q + 2 * kv + (2 * q if q != kv else 0))
-    scores = length * (model.heads + 1) * (2 * width + FP32) if model.family.writes_scores else 0
-    mlp = width * 3 * f + 2 * FP32 * max(outputs for _, outputs in model.block)
-    return adapters + norms + attention + scores + mlp + (3 * width + FP32) * d + 2 * width * model.head_dim
+    attention = width * q * (3 if writes_scores else 4)
+    scores = 2 * FP32 * length * model.heads if writes_scores else width * length
+    return adapters + norms + attention + scores
 
 
 def completion_logits(model: Model, rows: int, answer: int) -> int:

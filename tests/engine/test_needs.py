@@ -30,6 +30,7 @@ from rlhf_lite import needs, paths, shapes
 from rlhf_lite.engine import base as engine_base
 from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase, load_causal_lm
+from rlhf_lite.engine.decoder import Decoder
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.rollout import RewardModel, response_logprobs, response_values
 from rlhf_lite.engine.sampling import RolloutCache
@@ -143,6 +144,26 @@ def test_the_cache_is_what_the_plan_says_to_the_byte(name: str, tmp_path: Path) 
     assert allocated == needs.kv_cache(shapes.read(folder, name), ROWS, PROMPT + ANSWER, 4)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_conversation_keeps_every_position_whatever_window_a_layer_has(name: str, tmp_path: Path) -> None:
+    base = load(saved(CONFIGS[name], tmp_path), "32bit")
+    decoder = Decoder(base)
+    told = decoder.generate(
+        None,
+        [5] * (WINDOW + 3),
+        max_tokens=ANSWER,
+        temperature=1.0,
+        top_p=1.0,
+        seed=0,
+        cancelled=lambda: False,
+    )
+    base.stops = frozenset()
+    length = WINDOW + 3 + len(list(told)) - 1  # what the last token would be is not asked
+    layers: list[Any] = list(decoder._seen[None].cache.layers)  # pyright: ignore[reportPrivateUsage]
+    allocated = size(t for layer in layers for t in (layer.keys, layer.values))
+    assert allocated == needs.kv_cache(shapes.read(tmp_path, name), 1, length, 4)
+
+
 def test_gemma_3_that_sees_is_counted_with_what_it_sees_with(tmp_path: Path) -> None:
     text_config = {**SHAPE, "head_dim": 24, "sliding_window": WINDOW}
     folder = saved(Gemma3Config(text_config=text_config, vision_config=VISION), tmp_path)
@@ -159,7 +180,7 @@ def test_gemma_3_that_sees_is_counted_with_what_it_sees_with(tmp_path: Path) -> 
 
 WIDE = {**SHAPE, "vocab_size": 512, "hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 4}
 PADDED = [37, 40, 33]  # tokens of each prompt
-# As a GPU computes: 16 bits, checkpointed.
+DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by their bytes: as a GPU computes, and a CPU
 PASSES: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**{**WIDE, "num_key_value_heads": 4}),
     "mistral": MistralConfig(**WIDE, sliding_window=None),
@@ -175,15 +196,15 @@ PASSES: dict[str, PretrainedConfig] = {
 }
 
 
+@pytest.mark.parametrize("width", [2, pytest.param(4, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", PASSES)
 def test_a_pass_takes_what_the_plan_says_within_a_tenth(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_base, "compute_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(engine_base, "compute_dtype", lambda device: DTYPES[width])
     folder, lora = saved(PASSES[name], tmp_path), Lora(rank=RANK)
     model, base = shapes.read(folder, name), load(folder, "nf4")
     learner = Learner(base, Ppo(), lora, start=None, reward=None)
-    base.model.gradient_checkpointing_enable({"use_reentrant": False})
     padded = text.pad([[5] * n for n in PADDED], [[7] * 96] * len(PADDED), 0, base.device)
     length = padded.ids.shape[1]
     tokens = len(PADDED) * length
@@ -191,17 +212,35 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     base.model.eval()
     with LiveBytes(held(base.model)) as scoring, torch.no_grad(), base.view("value"):
         base.hidden(padded)
-    assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, 2, length), rel=0.1)
+    assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, width, length), rel=0.1)
 
     base.model.train()
-    layer_inputs = tokens * needs.layer_inputs(model, 2)
-    with LiveBytes(held(base.model)) as values, base.view("value"):
-        response_values(base, padded, learner.value_head).sum().backward()
-    gradients = size(p.grad for p in learner.value_parameters if p.grad is not None) / model.layers
-    one_layer = gradients + tokens * needs.layer(model, RANK, 2, length)
-    assert values.peak == pytest.approx(layer_inputs + one_layer, rel=0.1)
-
-    with LiveBytes(held(base.model)) as policy, base.view("policy"):
-        response_logprobs(base, padded).logprobs.sum().backward()
     logits = needs.completion_logits(model, len(PADDED), 96)
-    assert policy.peak == pytest.approx(layer_inputs + max(one_layer, logits), rel=0.1)
+    one_layer = tokens * needs.layer(model, RANK, width, length)
+    every_layer = tokens * model.layers * needs.activations(model, RANK, width, length)
+    last_layer = one_layer - every_layer / model.layers
+    assert _value_pass(learner, padded) == pytest.approx(every_layer + last_layer, rel=0.1)
+    assert _policy_pass(learner, padded) == pytest.approx(every_layer + max(last_layer, logits), rel=0.1)
+
+    base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    layer_inputs = tokens * needs.layer_inputs(model, width)
+    gradients = needs.adapter(model, RANK) / model.layers
+    assert _value_pass(learner, padded) == pytest.approx(layer_inputs + one_layer + gradients, rel=0.1)
+    assert _policy_pass(learner, padded) == pytest.approx(
+        layer_inputs + max(one_layer + gradients, logits), rel=0.1
+    )
+
+
+def _value_pass(learner: Learner, padded: text.Padded) -> int:
+    """The most bytes that are alive at once in a forward and a backward pass."""
+    with LiveBytes(held(learner.base.model)) as alive, learner.base.view("value"):
+        response_values(learner.base, padded, learner.value_head).sum().backward()
+    learner.value_optimizer.zero_grad(set_to_none=True)
+    return alive.peak
+
+
+def _policy_pass(learner: Learner, padded: text.Padded) -> int:
+    with LiveBytes(held(learner.base.model)) as alive, learner.base.view("policy"):
+        response_logprobs(learner.base, padded).logprobs.sum().backward()
+    learner.policy_optimizer.zero_grad(set_to_none=True)
+    return alive.peak
