@@ -19,7 +19,7 @@ map; a module names what it decided and what it left out in its own docstring.
     memory.py       free memory of the device, who holds it, what fits
     project.py      the project folder, its runs; fold(events) → status
     hub.py          where a model's files lie on this machine
-    planning.py     the memory plan: what each stage needs, the nearest change that fits
+    planning.py     the memory plan: what each stage needs, the nearest change that fits → moments.py what each holds
     catalog.py      known models · functions.py names a judge or reward file
     needs.py        bytes of weights, adapters, caches, passes · shapes.py a model's matrices, by its config alone
     formats.py      preference data in and out · rows.py what a row means

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf_lite import base_model
-from rlhf_lite.errors import UserError
+from rlhf_lite import base_model, catalog, shapes
+from rlhf_lite.errors import RlhfLiteError, UserError
+from rlhf_lite.shapes import Model
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -25,6 +26,15 @@ def find(model: str) -> Path | None:
     config = _cached(model, "config.json")
     whole = config and any(_cached(model, name) for name in TOKENIZERS) and _has_weights(model)
     return config.parent if config and whole else None
+
+
+def shape(model: str) -> Model | None:
+    """A model's shape by its files here, or as the catalogue knows it; None where nobody can tell it yet."""
+    folder = find(model)
+    try:
+        return shapes.read(folder, model) if folder else catalog.find_model(model)
+    except RlhfLiteError:  # of a kind or a size that nobody knows here
+        return None
 
 
 def on_disk(model: str) -> bool:

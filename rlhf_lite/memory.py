@@ -21,11 +21,8 @@ from rlhf_lite.settings import Preset, Quantization, override
 from rlhf_lite.shapes import Model
 
 Fit = Literal["fits", "tight", "no"]
-FITS, TIGHT = (
-    0.75,
-    0.95,
-)  # shares of what is free; the rest is for fragments, the desktop and the plan's own error
 GIB = 2**30
+_PLANNED = {"export": "merge"}  # a run's stage, where the plan calls it otherwise
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Holder:
 class Memory:
     """In bytes; ``holders`` by size, the largest first, none for RAM."""
 
-    kind: Literal["gpu", "cpu"]
+    kind: planning.Device
     name: str
     total: int
     used: int
@@ -60,6 +57,15 @@ class Nearest:
     assignments: tuple[str, ...]
     quantization: Quantization
     model: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the plan says of a run that is about to start. ``checkpointing``: layers are to be computed again for their
+    gradients. ``warnings``: that it may not fit what is free."""
+
+    checkpointing: bool
+    warnings: tuple[str, ...] = ()
 
 
 class Nvml(Protocol):
@@ -173,9 +179,9 @@ def words(memory: Memory, most: int = 3) -> str:
 
 def fit(plan_bytes: int, memory: Memory) -> Fit:
     """Whether a need in bytes goes into what is free now."""
-    if plan_bytes <= FITS * memory.free:
+    if plan_bytes <= planning.FITS * memory.free:
         return "fits"
-    return "tight" if plan_bytes <= TIGHT * memory.free else "no"
+    return "tight" if plan_bytes <= planning.TIGHT * memory.free else "no"
 
 
 def peak(plan: planning.Plan) -> int:
@@ -183,12 +189,12 @@ def peak(plan: planning.Plan) -> int:
     return max(stage.bytes for stage in plan.stages.values())
 
 
-def nearest_fit(model: Model, preset: Preset, quantization: Quantization, free: int) -> Nearest | None:
+def nearest_fit(model: Model, preset: Preset, quantization: Quantization, memory: Memory) -> Nearest | None:
     """The nearest change that brings every stage to at least ``tight``; None where nothing has to change.
 
     The change is the memory plan's own (:func:`planning.plan`), told by what it changes from and to.
     """
-    planned = planning.plan(model, preset, quantization, int(TIGHT * free))
+    planned = planning.plan(model, preset, quantization, memory.free, memory.kind)
     if planned.fits:
         return None
     assignments = tuple(re.findall(r"--set (\S+)", planned.hint))
@@ -196,11 +202,24 @@ def nearest_fit(model: Model, preset: Preset, quantization: Quantization, free: 
         other = re.search(r"a smaller model: (\S+)", planned.hint)
         return Nearest(planned.hint, (), "nf4", other[1] if other else "demo")
     changed = override(preset, list(assignments))
-    need = peak(planning.plan(model, changed, "nf4"))
+    need = peak(planning.plan(model, changed, "nf4", device=memory.kind))
     parts = ["4-bit weights"] if quantization != "nf4" else []
     for knob in (a.partition("=")[0] for a in assignments):
         parts.append(f"{knob} {_value(preset, knob)} to {_value(changed, knob)}")
     return Nearest(f"{', '.join(parts)}: {need / GIB:.1f} GiB", assignments, "nf4", model.id)
+
+
+def start(stage: str, model: Model | None, preset: Preset, quantization: Quantization) -> Start:
+    """What to start a stage with, by what is free now. A model of unknown size is taken to need what a GPU has."""
+    now = read()
+    if model is None or not now.total:
+        return Start(checkpointing=now.kind == "gpu")
+    planned = planning.plan(model, preset, quantization, now.free, now.kind, stage=_PLANNED.get(stage, stage))
+    again = any(s.checkpointing for s in planned.stages.values())
+    if planned.fits:
+        return Start(again)
+    need = f"by the memory plan it takes {peak(planned) / GIB:.1f} GiB, and {words(now)}"
+    return Start(again, (f"this may run out of memory: {need}; nearest that fits: {planned.hint}",))
 
 
 def _value(preset: Preset, knob: str) -> int:

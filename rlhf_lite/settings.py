@@ -137,6 +137,9 @@ class Inputs(_Section, frozen=True):
     quant: str = ""
     output: str = ""
     limit: int = 0
+    checkpointing: bool = False
+    """Layers are computed again for their gradients, which saves memory and costs a third more time; decided by the
+    memory plan when the run was made, so that a resume does the same."""
 
 
 class Preset(_Section, frozen=True):

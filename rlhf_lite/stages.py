@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite import base_model, catalog, hub, jobs
+from rlhf_lite import base_model, catalog, hub, jobs, memory
 from rlhf_lite.errors import DataError, DeviceBusy, NotEnoughLabels, UserError
 from rlhf_lite.functions import hash_file, split_function
 from rlhf_lite.paths import shown
@@ -194,12 +194,13 @@ def _new_run(
     file = project.file
     if stage not in jobs.WITHOUT_DEVICE:
         jobs.require_free_device()
+    start = memory.start(stage, hub.shape(file.model), preset, file.quantization)
     inputs = Inputs(
         stage=stage, project=str(project.root), model=base_model.location(file.model), quantization=file.quantization,
         seed=file.seed, trust_remote_code=file.trust_remote_code, function=function.spec if function else "",
-        function_sha256=function.sha256 if function else "", **more,
+        function_sha256=function.sha256 if function else "", checkpointing=start.checkpointing, **more,
     )  # fmt: skip
-    return Prepared(project.new_run(inputs, preset), inputs.function, warnings)
+    return Prepared(project.new_run(inputs, preset), inputs.function, (*warnings, *start.warnings))
 
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:

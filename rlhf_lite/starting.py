@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf_lite import base_model, catalog, config, hub, memory, paths, planning, settings, shapes
 from rlhf_lite.base_model import DEMO
-from rlhf_lite.errors import RlhfLiteError, UserError
+from rlhf_lite.errors import UserError
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.settings import Preset, Quantization
 from rlhf_lite.shapes import Model
@@ -90,12 +90,7 @@ def choices(pasted: Iterable[str] = ()) -> list[Choice]:
 
 def choice(name: str) -> Choice:
     """One model by ``"demo"``, a folder or a hub id."""
-    folder = hub.find(name)
-    try:
-        model = shapes.read(folder, name) if folder else catalog.find_model(name)
-    except RlhfLiteError:  # of a kind or a size that nobody knows here
-        model = None
-    return Choice(name, model, folder is not None)
+    return Choice(name, hub.shape(name), hub.on_disk(name))
 
 
 def _cached() -> list[str]:
@@ -167,9 +162,11 @@ def preset_of(name: str, preset: str = "") -> Preset:
     return settings.load_preset(preset or config.preset_for(name))
 
 
-def peak(model: Model, preset: Preset, quantization: Quantization) -> tuple[str, planning.StagePlan]:
-    """The stage that needs most memory, and what it needs."""
-    stages = planning.plan(model, preset, quantization).stages
+def peak(
+    model: Model, preset: Preset, quantization: Quantization, device: planning.Device = "gpu"
+) -> tuple[str, planning.StagePlan]:
+    """The stage that needs most memory, and the least that it needs."""
+    stages = planning.plan(model, preset, quantization, device=device).stages
     return max(stages.items(), key=lambda item: item[1].bytes)
 
 

@@ -143,6 +143,8 @@ class SharedBase:
         model = load_causal_lm(
             inputs.model, inputs.quantization, pick_device(), trust_remote_code=inputs.trust_remote_code
         )
+        if inputs.checkpointing:  # in training mode only, so that sampling is as it was
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         return cls(model, tokenizer, text.stop_ids(inputs.model, tokenizer))
 
     @classmethod

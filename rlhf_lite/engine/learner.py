@@ -80,10 +80,6 @@ class Learner:
         self.value_optimizer = torch.optim.AdamW(
             self.value_parameters, settings.value_learning_rate, weight_decay=0.0
         )
-        if (
-            base.device.type == "cuda"
-        ):  # a third more time for most of the activations' memory; a CPU has the room
-            base.model.gradient_checkpointing_enable({"use_reentrant": False})
         self.counters = Counters(kl_coef=settings.kl_coef, learning_rate=settings.learning_rate)
 
     def check_trainable(self) -> None:

@@ -200,8 +200,7 @@ def arguments(job: Job, section: Sft | Reward | Dpo, base: SharedBase, longest: 
         "use_cpu": not on_gpu,
         "bf16": False,  # the base already computes in it where the device can; autocast would round the adapters
         "fp16": on_gpu and compute_dtype(base.device) == torch.float16,
-        "gradient_checkpointing": on_gpu,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "gradient_checkpointing": False,  # which TRL takes for granted; the base was loaded with what the run needs
         "max_length": None,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,

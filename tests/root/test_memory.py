@@ -89,6 +89,10 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def card(free: float) -> memory.Memory:
+    return memory.Memory("gpu", "card", 48 * GIB, int((48 - free) * GIB), int(free * GIB))
+
+
 RAM = memory.Memory("cpu", "RAM", 16 * GIB, 6 * GIB, 10 * GIB)
 
 
@@ -183,9 +187,9 @@ def test_what_fits_leaves_room(need: float, says: str) -> None:
 @pytest.mark.parametrize("model", catalog.MODELS, ids=lambda m: m.id)
 @pytest.mark.parametrize("gigabytes", [3, 6, 12])
 def test_the_nearest_change_fits_and_is_told(model: Model, gigabytes: int) -> None:
-    preset, free = load_preset("default"), gigabytes * GIB
-    room = memory.Memory("gpu", "card", free, 0, free)
-    found = memory.nearest_fit(model, preset, "16bit", free)
+    preset = load_preset("default")
+    room = card(gigabytes)
+    found = memory.nearest_fit(model, preset, "16bit", room)
     if found is None:
         assert memory.fit(memory.peak(planning.plan(model, preset, "16bit")), room) != "no"
         return
@@ -198,13 +202,62 @@ def test_the_nearest_change_fits_and_is_told(model: Model, gigabytes: int) -> No
 
 
 def test_a_change_is_told_from_what_to_what() -> None:
-    found = memory.nearest_fit(catalog.find_model("Qwen2.5-0.5B-Instruct"), Preset(), "nf4", int(3.6 * GIB))
+    found = memory.nearest_fit(catalog.find_model("Qwen2.5-0.5B-Instruct"), Preset(), "nf4", card(3.6))
     assert found is not None
     assert found.words.startswith("ppo.micro_batch 8 to 4: ")
     assert found.assignments == ("ppo.micro_batch=4",)
 
 
 def test_where_nothing_fits_the_demo_model_is_the_nearest() -> None:
-    found = memory.nearest_fit(catalog.MODELS[0], Preset(), "nf4", GIB // 2)
+    found = memory.nearest_fit(catalog.MODELS[0], Preset(), "nf4", card(0.5))
     assert found is not None
     assert (found.model, found.assignments) == ("demo", ())
+
+
+QWEN = catalog.find_model("Qwen2.5-0.5B-Instruct")
+
+
+@pytest.mark.parametrize(
+    ("now", "stage", "checkpointing"),
+    [
+        (card(40), "ppo", False),
+        (card(6), "ppo", True),
+        (card(40), "generate", False),
+        (card(40), "eval", False),
+    ],
+)
+def test_a_run_begins_with_what_fits_now(
+    monkeypatch: pytest.MonkeyPatch, now: memory.Memory, stage: str, checkpointing: bool
+) -> None:
+    monkeypatch.setattr(memory, "read", lambda: now)
+    assert memory.start(stage, QWEN, Preset(), "nf4") == memory.Start(checkpointing)
+
+
+@pytest.mark.parametrize(
+    ("stage", "hint"), [("ppo", "--set ppo.micro_batch=4"), ("sft", "--set sft.batch_size=4")]
+)
+def test_a_run_that_may_not_fit_says_so_with_the_nearest_change(
+    monkeypatch: pytest.MonkeyPatch, stage: str, hint: str
+) -> None:
+    need = planning.plan(QWEN, Preset(), "nf4", stage=stage).stages[stage].bytes
+    monkeypatch.setattr(memory, "read", lambda: card(need / GIB))
+    found = memory.start(stage, QWEN, Preset(), "nf4")
+    assert found.checkpointing
+    (said,) = found.warnings
+    assert f"takes {need / GIB:.1f} GiB, and {need / GIB:.1f} of 48.0 GiB free" in said
+    assert said.endswith(f"nearest that fits: {hint}")
+
+
+def test_the_export_is_held_against_what_is_free_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "read", lambda: card(1))
+    assert memory.start("export", QWEN, Preset(), "nf4").warnings
+
+
+def test_where_neither_model_nor_machine_tells_its_size_nothing_is_made_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for now, checkpointing in ((card(4), True), (RAM, False)):
+        monkeypatch.setattr(memory, "read", lambda now=now: now)
+        assert memory.start("ppo", None, Preset(), "nf4") == memory.Start(checkpointing)
+    monkeypatch.setattr(memory, "read", lambda: memory.Memory("cpu", "RAM", 0, 0, 0))
+    assert memory.start("ppo", QWEN, Preset(), "nf4") == memory.Start(False)

@@ -89,6 +89,69 @@ def test_wider_weights_need_more() -> None:
     assert len(set(need)) == 3
 
 
+TRAINED = ("sft", "reward", "ppo", "dpo")
+
+
+def test_activations_are_kept_where_the_stage_then_still_fits_comfortably() -> None:
+    model = catalog.find_model("Qwen2.5-0.5B-Instruct")
+    least = planning.plan(model, Preset(), "nf4").stages
+    assert [least[s].checkpointing for s in TRAINED] == [True] * 4
+    ample = planning.plan(model, Preset(), "nf4", 80 * GIB).stages
+    assert [ample[s].checkpointing for s in TRAINED] == [False] * 4
+    assert {s for s in ample if ample[s].checkpointing is None} == {"generate", "merge", "chat"}
+    for stage in TRAINED:
+        assert ample[stage].items["activations"] > 4 * least[stage].items.get("layer_inputs", 0)
+        need = ample[stage].bytes
+        for share, again in ((0.74, False), (0.76, True)):
+            held = planning.plan(model, Preset(), "nf4", int(need / share), stage=stage).stages[stage]
+            assert held.checkpointing is again
+            assert held.bytes == (least if again else ample)[stage].bytes
+
+
+def test_checkpointing_is_tried_before_any_batch_is_halved() -> None:
+    model = catalog.find_model("Qwen2.5-0.5B-Instruct")
+    ample = planning.plan(model, Preset(), "nf4", 80 * GIB)
+    need = max(ample.stages[s].bytes for s in TRAINED)
+    tight = planning.plan(model, Preset(), "nf4", need // 2)
+    assert tight.fits
+    assert all(tight.stages[s].checkpointing for s in TRAINED)
+
+
+def test_a_cpu_computes_in_32_bits_without_cuda() -> None:
+    model = catalog.find_model("Qwen2.5-0.5B-Instruct")
+    on_gpu, on_cpu = (
+        planning.plan(model, Preset(), "nf4", device=d).stages["ppo"].items for d in ("gpu", "cpu")
+    )
+    assert on_cpu["linear_weights"] == on_gpu["linear_weights"]
+    assert on_cpu["embeddings_and_norms"] > 1.9 * on_gpu["embeddings_and_norms"]
+    assert "cuda_context" not in on_cpu
+    assert "libraries" not in on_gpu
+
+
+def test_a_stage_can_be_planned_alone() -> None:
+    model = catalog.find_model("Qwen2.5-0.5B-Instruct")
+    free = int(3.5 * GIB)
+    assert not planning.plan(model, Preset(), "nf4", free).fits
+    alone = planning.plan(model, Preset(), "nf4", free, stage="sft")
+    assert (list(alone.stages), alone.fits) == (["sft"], True)
+
+
+SMALLER_TEXTS = ["sampling.max_prompt_tokens=256", "sampling.max_new_tokens=128"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [("Qwen2.5-7B-Instruct", 12), ("Qwen2.5-3B-Instruct", 8), ("Qwen2.5-1.5B-Instruct", 6)],
+)
+def test_ppo_at_256_and_128_tokens_fits_a_consumer_card(name: str, gigabytes: int) -> None:
+    model, preset = catalog.find_model(name), override(load_preset("default"), SMALLER_TEXTS)
+    assert planning.plan(model, preset, "nf4", gigabytes * GIB, stage="ppo").fits
+    whole = planning.plan(model, preset, "nf4", gigabytes * GIB)
+    changes = re.findall(r"--set (\S+)", whole.hint)
+    assert all(knob.startswith(("sft.batch_size", "reward.batch_size", "dpo.batch_size")) for knob in changes)
+    assert planning.plan(model, override(preset, changes), "nf4", gigabytes * GIB).fits
+
+
 def test_without_a_size_nothing_is_said_about_fitting() -> None:
     plan = planning.plan(SMALL, Preset(), "nf4")
     assert plan.fits is None
@@ -116,8 +179,9 @@ def test_batches_go_before_lengths() -> None:
     model = catalog.find_model("Qwen2.5-0.5B-Instruct")
     assert planning.plan(model, Preset(), "nf4", int(3.5 * GIB)).hint == "--set ppo.micro_batch=4"
     tight = override(Preset(), ["ppo.micro_batch=1", "sampling.batch_size=1"])
-    hint = planning.plan(model, tight, "nf4", int(2.7 * GIB)).hint
-    assert re.fullmatch(r"--set sampling.max_prompt_tokens=\d+.*", hint)
+    need = planning.plan(model, tight, "nf4").stages["ppo"].bytes
+    hint = planning.plan(model, tight, "nf4", need, stage="ppo").hint
+    assert re.fullmatch(r"--set sampling.max_(prompt|new)_tokens=\d+.*", hint)
 
 
 def test_a_batch_is_halved_until_a_pass_holds_fewer_tokens() -> None:

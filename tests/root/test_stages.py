@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lite import events, stages
+from rlhf_lite import events, memory, stages
 from rlhf_lite.events import EventWriter
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.settings import Inputs, override
@@ -53,3 +53,18 @@ def test_ppo_on_a_quick_refit_says_so(project: Project) -> None:
     reward_model(project, [0.8, 0.95], "reward.epochs=2")
     (said,) = warnings(project)
     assert "2 epochs" in said
+
+
+def test_what_the_plan_says_of_the_free_memory_is_told_and_kept_in_the_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward_model(project, [0.8, 0.95])
+    preset = stages.preset_of(project, [])
+    for gigabytes, warned, checkpointing in ((24.0, False, False), (0.75, True, True)):
+        free = int(gigabytes * memory.GIB)
+        monkeypatch.setattr(memory, "read", lambda free=free: memory.Memory("gpu", "card", free, 0, free))
+        prepared = stages.train(project, preset, "ppo", None)
+        assert any("may run out of memory" in w for w in prepared.warnings) is warned
+        assert prepared.run.settings().inputs.checkpointing is checkpointing
+    monkeypatch.undo()
+    assert stages.resume(project, "ppo", None).run.settings().inputs.checkpointing, "as it was begun"

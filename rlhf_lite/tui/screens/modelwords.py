@@ -51,7 +51,7 @@ def row(choice: Choice, setting: Setting, room: memory.Memory, width: int, ascii
     if choice.model is None:
         return Text(_columns("?", choice.id, "?", "on disk" if choice.on_disk else "?", "?", "?", width))
     preset = starting.preset_of(choice.id, setting.preset)
-    need = starting.peak(choice.model, preset, setting.quantization)[1].bytes
+    need = starting.peak(choice.model, preset, setting.quantization, room.kind)[1].bytes
     fit: str = memory.fit(need, room)
     mark, style = FITS[fit]
     if _is_slow(choice, room) and fit != "no":
@@ -94,7 +94,7 @@ def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool
     if choice.model is None:
         return text.append("  its size is not known here, so nobody can say whether it fits.", "not bold")
     preset = starting.preset_of(choice.id, setting.preset)
-    stage, need = starting.peak(choice.model, preset, setting.quantization)
+    stage, need = starting.peak(choice.model, preset, setting.quantization, room.kind)
     fit = memory.fit(need.bytes, room)
     said = {"fits": "It fits", "tight": "It is tight", "no": "It does not fit"}[fit]
     free = memory.words(room) if room.used else room.name  # one that nothing is used of is imagined
@@ -104,7 +104,7 @@ def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool
         f"{'' if room.kind == 'gpu' else ' (RAM)'}.",
         "not bold",
     )
-    if fit == "no" and (near := memory.nearest_fit(choice.model, preset, setting.quantization, room.free)):
+    if fit == "no" and (near := memory.nearest_fit(choice.model, preset, setting.quantization, room)):
         text.append(f"\nNearest that fits: {near.words}", "not bold")
     if itemised:
         items = sorted(need.items.items(), key=lambda item: -item[1])
