@@ -9,6 +9,7 @@ from rlhf_lite import (
     base_model,
     catalog,
     config,
+    memory,
     options,
     overview,
     paths,
@@ -50,11 +51,13 @@ def plan(
     model: options.Model, vram: options.Vram = None, preset: options.Preset = "", quantization: options.Held = "nf4",
     sets: Set = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """What each stage needs of a GPU's memory."""
+    """What each stage needs of memory, against a GPU's or against what this machine has free."""
     preset = preset or config.preset_for(model)
     chosen = settings.override(settings.load_preset(preset), sets or [])
-    found = planning.plan(starting.sized(model), chosen, quantization, int(vram * 2**30) if vram else None)
-    answer(msgspec.to_builtins(found), output_of(json), report.plan)
+    room = memory.card(vram) if vram else memory.read()
+    found = planning.plan(starting.sized(model), chosen, quantization, room.free or None, room.kind)
+    values = {**msgspec.to_builtins(found), "device": room.kind, "free": room.free}
+    answer(values, output_of(json), lambda v: report.plan(v, memory.words(room)))
 
 
 @app.command()

@@ -168,13 +168,22 @@ def read_ram(meminfo: Path) -> Memory:
     return Memory("cpu", "RAM", total, total - free, free)
 
 
+def card(gigabytes: float) -> Memory:
+    """A GPU that is only imagined, of so many GiB."""
+    size = int(gigabytes * GIB)
+    return Memory("gpu", f"a card of {gigabytes:g} GiB, all of it free", size, 0, size)
+
+
 def words(memory: Memory, most: int = 3) -> str:
-    """``11.3 of 12.0 GiB free (Xorg 0.4, firefox 0.3)``."""
+    """``11.3 of 12.0 GiB free (Xorg 0.4, firefox 0.3)``; a card that nothing is used of is imagined."""
+    if not memory.used:
+        return memory.name
     sizes = [f"{h.name} {h.bytes / GIB:.1f}" if h.bytes else h.name for h in memory.holders[:most]]
     if len(memory.holders) > most:
         sizes.append(f"{len(memory.holders) - most} more")
     held = f" ({', '.join(sizes)})" if sizes else ""
-    return f"{memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free{held}"
+    kind = " of RAM" if memory.kind == "cpu" else ""
+    return f"{memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB{kind} free{held}"
 
 
 def fit(plan_bytes: int, memory: Memory) -> Fit:

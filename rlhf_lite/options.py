@@ -50,7 +50,9 @@ DemoSeed = Annotated[int | None, _option("--seed", "of everything random; 0 unle
 Held = Annotated[Quantization, _option("--quantization", "how the base is held in memory")]
 PlainTemplate = Annotated[bool, _option("--plain-template", "ChatML, for a model without a chat template")]
 RemoteCode = Annotated[bool, _option("--trust-remote-code", "run Python that came with the model")]
-Vram = Annotated[float | None, _option("--vram", "the GPU's memory, in GiB", "GB", min=0)]
+Vram = Annotated[
+    float | None, _option("--vram", "a GPU's memory in GiB, else what is free here", "GB", min=0)
+]
 Deep = Annotated[bool, _option("--deep", "also try torch, 4-bit and llama.cpp on something small")]
 
 # A stage

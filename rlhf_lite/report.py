@@ -249,19 +249,20 @@ def runs(found: list[dict[str, Any]]) -> None:
     table("run", "state", "done", "found", rows=rows)
 
 
-def plan(values: Mapping[str, Any]) -> None:
-    """The memory each stage needs."""
+def plan(values: Mapping[str, Any], room: str) -> None:
+    """The memory each stage needs, and whether ``room``, in words, does."""
     rows = [
         [
             stage,
             size(need["bytes"]),
+            {True: "on", False: "off", None: "-"}[need["checkpointing"]],
             ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in need["items"].items()),
         ]
         for stage, need in values["stages"].items()
     ]
-    table("stage", "needs", "of which", rows=rows, title=values["model"])
+    table("stage", "needs", "checkpointing", "of which", rows=rows, title=values["model"])
     if values["fits"] is not None:
-        line("fits" if values["fits"] else f"does not fit; {values['hint'] or 'nothing small helps'}")
+        line(f"fits: {room}" if values["fits"] else f"does not fit: {room}; {values['hint']}")
 
 
 def toml(values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import Command, add_run, decide, refused
 
-from rlhf_lite import events, paths, stages
+from rlhf_lite import events, memory, paths, stages
 from rlhf_lite.project import Project
 from rlhf_lite.report import printable
 from rlhf_lite.settings import Preset
@@ -76,7 +76,28 @@ def test_the_plan_sums_up_and_knows_what_fits(command: Command) -> None:
     assert done.json["fits"] is True
     for stage in done.json["stages"].values():
         assert stage["bytes"] == sum(stage["items"].values())
+    assert (done.json["device"], done.json["free"]) == ("gpu", 24 * memory.GIB)
     assert command("plan", "--model", "Qwen/Qwen2.5-7B-Instruct", "--vram", 4, "--json").json["fits"] is False
+
+
+def test_without_a_card_the_plan_is_held_against_what_this_machine_has_free(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ram = memory.Memory("cpu", "RAM", 8 * memory.GIB, 2 * memory.GIB, 6 * memory.GIB)
+    monkeypatch.setattr(memory, "read", lambda: ram)
+    done = command("plan", "--model", "Qwen2.5-0.5B-Instruct", "--json").json
+    assert (done["device"], done["free"], done["fits"]) == ("cpu", ram.free, True)
+    assert "cuda_context" not in done["stages"]["ppo"]["items"]
+    said = command("plan", "--model", "Qwen2.5-0.5B-Instruct").out
+    assert "fits: 6.0 of 8.0 GiB of RAM free" in said
+    assert re.search(r"^ppo +\S+ GiB +on ", said, re.MULTILINE)
+    assert re.search(r"^chat +\S+ GiB +- ", said, re.MULTILINE)
+    assert (
+        "does not fit: 6.0 of 8.0 GiB of RAM free; a smaller model"
+        in command("plan", "--model", "Qwen3-4B").out
+    )
+    monkeypatch.setattr(memory, "read", lambda: memory.Memory("cpu", "RAM", 0, 0, 0))
+    assert command("plan", "--model", "demo", "--json").json["fits"] is None
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,9 @@ def test_what_does_not_fit_names_the_nearest_change_and_the_sum_can_be_seen() ->
         await pilot.press("i")
         await pilot.pause()
         assert "optimizer" in shown(app, "#detail")
+        assert "would be on for the warm-up, the reward model, PPO, DPO; off for nothing" in shown(
+            app, "#detail"
+        )
 
     drive(steps)
 

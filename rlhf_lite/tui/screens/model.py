@@ -16,7 +16,6 @@ from textual.widgets.option_list import Option
 
 from rlhf_lite import base_model, jobs, memory, stages, starting
 from rlhf_lite.base_model import DEMO
-from rlhf_lite.memory import GIB
 from rlhf_lite.starting import Choice
 from rlhf_lite.tui import keys
 from rlhf_lite.tui.feed import Watched
@@ -106,10 +105,7 @@ class ModelPage(Page):
     @property
     def _room(self) -> memory.Memory:
         """What is free here, or on the card that is imagined."""
-        if not self._card:
-            return self._memory
-        size = int(self._card * GIB)
-        return memory.Memory("gpu", f"a card of {self._card:g} GiB, all of it free", size, 0, size)
+        return memory.card(self._card) if self._card else self._memory
 
     @property
     def _now(self) -> Choice | None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from rlhf_lite import memory, starting
+from rlhf_lite import memory, planning, starting
 from rlhf_lite.memory import GIB
-from rlhf_lite.settings import Quantization
+from rlhf_lite.settings import Preset, Quantization
+from rlhf_lite.shapes import Model
 from rlhf_lite.starting import Choice
 from rlhf_lite.tui.widgets.bytesline import size
 
@@ -88,6 +89,16 @@ def _get(choice: Choice) -> str:
     return "gated" if choice.gated else size(choice.download)
 
 
+def _checkpointing(model: Model, preset: Preset, quantization: Quantization, room: memory.Memory) -> str:
+    """Which stages would compute their layers again here."""
+    planned = planning.plan(model, preset, quantization, room.free, room.kind).stages
+    again, kept = (
+        ", ".join(STAGES[name] for name, stage in planned.items() if stage.checkpointing is said) or "nothing"
+        for said in (True, False)
+    )
+    return f"Checkpointing, a third more time for less memory, would be on for {again}; off for {kept}."
+
+
 def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool) -> Text:
     """What training needs against what is free, and the nearest change that fits."""
     text = Text(choice.id, "bold")
@@ -97,11 +108,9 @@ def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool
     stage, need = starting.peak(choice.model, preset, setting.quantization, room.kind)
     fit = memory.fit(need.bytes, room)
     said = {"fits": "It fits", "tight": "It is tight", "no": "It does not fit"}[fit]
-    free = memory.words(room) if room.used else room.name  # one that nothing is used of is imagined
     text.append(
         f"  training in {BITS[setting.quantization]} takes {need.bytes / GIB:.1f} GiB at its peak"
-        f" ({STAGES[stage]}). {said}: {free}"
-        f"{'' if room.kind == 'gpu' else ' (RAM)'}.",
+        f" ({STAGES[stage]}). {said}: {memory.words(room)}.",
         "not bold",
     )
     if fit == "no" and (near := memory.nearest_fit(choice.model, preset, setting.quantization, room)):
@@ -112,6 +121,7 @@ def detail(choice: Choice, setting: Setting, room: memory.Memory, itemised: bool
             f"{name.replace('_', ' ')} {count / GIB:.2f}" for name, count in items if count > GIB / 200
         )
         text.append(f"\n{need.bytes / GIB:.2f} GiB = {parts}", "not bold")
+        text.append(f"\n{_checkpointing(choice.model, preset, setting.quantization, room)}", "not bold")
         text.append("\nComputed, not measured. Chat: the exported Q8_0 file and 4096 tokens.", "not bold dim")
     if choice.gated and not choice.on_disk:
         text.append(
