@@ -112,14 +112,17 @@ def demo(
 @app.command()
 def new(
     folder: Folder, model: options.Model, preset: options.Preset = "", seed: options.Seed = 0,
-    quantization: options.Held = "nf4", plain_template: options.PlainTemplate = False,
+    quantization: options.HeldOrChosen = None, plain_template: options.PlainTemplate = False,
     trust_remote_code: options.RemoteCode = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Make a project folder."""
+    weights = starting.Weights(quantization) if quantization else starting.weights(model, preset)
     project = starting.new_project(
-        folder, model, preset=preset, seed=seed, quantization=quantization, plain_template=plain_template,
+        folder, model, preset=preset, seed=seed, quantization=weights.quantization, plain_template=plain_template,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    if weights.why:
+        report.aside(weights.why)
     file = project.file
     values = {"project": str(project.root), **msgspec.to_builtins(file)}
     told = f"{paths.shown(project.root)}: a project on {file.model}, preset {file.preset}"

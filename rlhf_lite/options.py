@@ -48,6 +48,9 @@ Preset = Annotated[str, _option("--preset", "a shipped preset, or a .toml file",
 Seed = Annotated[int, _option("--seed", "of everything random", "N")]
 DemoSeed = Annotated[int | None, _option("--seed", "of everything random; 0 unless given", "N")]
 Held = Annotated[Quantization, _option("--quantization", "how the base is held in memory")]
+HeldOrChosen = Annotated[
+    Quantization | None, _option("--quantization", "how the base is held in memory, else what suits the GPU")
+]
 PlainTemplate = Annotated[bool, _option("--plain-template", "ChatML, for a model without a chat template")]
 RemoteCode = Annotated[bool, _option("--trust-remote-code", "run Python that came with the model")]
 Vram = Annotated[

@@ -20,6 +20,7 @@ from rlhf_lite.shapes import Model
 
 _GATED = ("meta-llama/", "google/gemma")  # their owners want a licence accepted first
 _CHAT_TOKENS = 4096
+_OF_A_GPU = 0.8  # of its whole memory, for a project that will outlive what else is using it now
 _Q8_0 = 34 / 32  # bytes a weight: 32 of one byte and a two-byte scale
 
 
@@ -155,6 +156,29 @@ def _fetched(name: str) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_bytes(response.content)
         return shapes.read(Path(folder), name)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a new project's base is held, and why, in a sentence for people; none where there was nothing to choose."""
+
+    quantization: Quantization
+    why: str = ""
+
+
+def weights(name: str, preset: str = "") -> Weights:
+    """16 bits where every stage fits the GPU with them, since 4-bit weights are unpacked anew at every pass; else 4.
+
+    Without a GPU, for the built-in model, and where the size is not known yet, it is 4 bits.
+    """
+    now, model = memory.read(), None if name == DEMO else hub.shape(name)
+    if now.kind == "cpu" or model is None:
+        return Weights("nf4")
+    need, room = peak(model, preset_of(name, preset), "16bit")[1].bytes, now.total * _OF_A_GPU
+    takes = f"training takes {need / memory.GIB:.1f} of this GPU's {now.total / memory.GIB:.1f} GiB"
+    if need <= room:
+        return Weights("16bit", f"16-bit weights: {takes}, and 4-bit ones would be unpacked at every pass")
+    return Weights("nf4", f"4-bit weights: in 16 bits {takes}")
 
 
 def preset_of(name: str, preset: str = "") -> Preset:

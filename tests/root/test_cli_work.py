@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command_line import Command, Done, add_run, refused
 
-from rlhf_lite import events, stages
+from rlhf_lite import events, memory, stages
 from rlhf_lite.project import Project
 
 COMMAND = [sys.executable, "-c", "import sys; from rlhf_lite.cli import main; sys.exit(main())"]
@@ -27,6 +27,20 @@ def test_prompts_are_added_once_and_listed(command: Command, tmp_path: Path) -> 
     assert command("prompts", root, "add", file, "--json").json["added"] == 2
     assert command("prompts", root, "add", file, "--json").json["added"] == 0
     assert command("prompts", root, "list").out.splitlines() == ["What is tea?", "Why is the sky blue?"]
+
+
+def test_a_new_project_says_how_its_base_is_held_unless_it_was_told(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = memory.Memory("gpu", "card", 80 * memory.GIB, memory.GIB, 79 * memory.GIB)
+    monkeypatch.setattr(memory, "read", lambda: card)
+    model = "Qwen/Qwen2.5-0.5B-Instruct"
+    chosen = command("new", tmp_path / "a", "--model", model, "--json")
+    assert chosen.json["quantization"] == "16bit"
+    assert "16-bit weights: training takes" in chosen.err
+    told = command("new", tmp_path / "b", "--model", model, "--quantization", "nf4", "--json")
+    assert told.json["quantization"] == "nf4"
+    assert "weights" not in told.err
 
 
 def test_labelling_line_by_line_keeps_each_answer_at_once(command: Command, project: Project) -> None:

@@ -142,3 +142,37 @@ def test_the_packs_are_text_and_what_the_built_in_model_knows_comes_first() -> N
         good, bad = read_prompts(path)
         assert len(good) >= 30
         assert not bad
+
+
+def whole(total: float) -> Memory:
+    """A GPU on which something else runs just now."""
+    return Memory("gpu", "card", int(total * GIB), int((total - 1) * GIB), GIB)
+
+
+def test_a_new_project_has_16_bit_weights_where_every_stage_then_fits_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, preset = "Qwen/Qwen2.5-1.5B-Instruct", starting.preset_of("x")
+    need = starting.peak(catalog.find_model(model), preset, "16bit")[1].bytes / GIB
+    monkeypatch.setattr(memory, "read", lambda: whole(need / 0.79))
+    found = starting.weights(model)
+    assert found.quantization == "16bit"
+    assert f"takes {need:.1f} of this GPU's {need / 0.79:.1f} GiB" in found.why
+    assert "unpacked" in found.why
+    monkeypatch.setattr(memory, "read", lambda: whole(need / 0.81))
+    found = starting.weights(model)
+    assert found.quantization == "nf4"
+    assert (
+        found.why
+        == f"4-bit weights: in 16 bits training takes {need:.1f} of this GPU's {need / 0.81:.1f} GiB"
+    )
+
+
+def test_where_there_is_nothing_to_choose_it_is_4_bits_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = starting.Weights("nf4")
+    monkeypatch.setattr(memory, "read", lambda: whole(80))
+    assert [starting.weights(name) for name in ("demo", "no/body-knows-it")] == [plain, plain]
+    monkeypatch.setattr(memory, "read", lambda: Memory("cpu", "RAM", 64 * GIB, 0, 64 * GIB))
+    assert starting.weights("Qwen/Qwen2.5-0.5B-Instruct") == plain

@@ -16,6 +16,7 @@ from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.tui.app import RlhfApp
 from rlhf_lite.tui.page import ErrorPage
 from rlhf_lite.tui.screens import preview
+from rlhf_lite.tui.screens.new import NewPage
 from rlhf_lite.tui.widgets.ask import AskLine
 
 
@@ -146,6 +147,23 @@ def test_two_keys_make_a_project_on_the_demo_and_its_prompts_come_next(place: Pa
     file = Project.open(place / "my-project").file
     assert (file.name, file.model, file.preset) == ("my-project", "demo", "demo")
     assert config.recent() == [place / "my-project"]
+
+
+def test_a_new_project_on_a_large_card_gets_the_weights_that_the_page_names(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = memory.GIB
+    monkeypatch.setattr(memory, "read", lambda: memory.Memory("gpu", "RTX", 80 * gib, gib, 79 * gib))
+
+    async def steps(app: RlhfApp, pilot: Pilot[None]) -> None:
+        app.push_screen(NewPage("Qwen/Qwen2.5-0.5B-Instruct"))
+        await pilot.pause()
+        assert "16-bit weights: training takes" in shown(app, "#note")
+        await pilot.press("enter")
+        await until(pilot, lambda: page(app) == "prompts")
+
+    drive(steps)
+    assert Project.open(place / "my-project").file.quantization == "16bit"
 
 
 def test_name_folder_and_preset_can_be_set_and_the_letters_typed_are_no_keys(

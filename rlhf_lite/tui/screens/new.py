@@ -109,7 +109,13 @@ class NewPage(Page):
             return "Making it…"
         if self.folder.exists():
             return "That folder exists already; an empty one can be used, another needs another name (n)."
-        return "Everything can be left as it is. Prompts come next; the model is downloaded when you say so."
+        next_up = (
+            "Everything can be left as it is. Prompts come next; the model is downloaded when you say so."
+        )
+        return "\n".join(filter(None, [next_up, self._weights().why]))
+
+    def _weights(self) -> starting.Weights:
+        return starting.weights(self._model, self._preset)
 
     @on(OptionList.OptionSelected)
     async def _chosen(self, event: OptionList.OptionSelected) -> None:
@@ -181,8 +187,9 @@ class NewPage(Page):
 
         def make() -> Project:
             return starting.new_project(
-                folder, self._model, preset=self._preset, plain_template=self._plain_template
-            )
+                folder, self._model, preset=self._preset, plain_template=self._plain_template,
+                quantization=self._weights().quantization,
+            )  # fmt: skip
 
         behind(self, make, self._made, self._refused)
 
