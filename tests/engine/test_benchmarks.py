@@ -5,9 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rlhf_lite import paths, shapes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import limit
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(p for p in (ROOT / "benchmarks").rglob("*.py") if "_in_" not in p.name)
@@ -32,3 +41,21 @@ def test_every_name_that_is_imported_exists(script: Path) -> None:
         and not importlib.util.find_spec(f"{module}.{name}")
     ]
     assert not missing
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="limit.py is of the CPU")
+def test_the_limit_rests_on_as_many_operations_as_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for attention's own, which torch does not count on a CPU: some 4 % here."""
+
+    def once(call: object, repeats: int = 1) -> list[float]:
+        with FlopCounterMode(display=False) as counter:
+            call()  # type: ignore[operator]
+        return [float(counter.get_total_flops())]
+
+    monkeypatch.setattr(limit, "seconds", once)
+    model, parts = shapes.read(paths.demo_model(), "demo"), limit.Parts(paths.demo_model(), "32bit")
+    for gradients in (False, True):
+        counted, told = parts.passed(gradients), limit.one_pass(model, "32bit", gradients)[1]
+        assert counted < told < 1.08 * counted
+    counted, told = parts.decoded(8), limit.decoding(model, 8)[1]
+    assert counted < told < 1.08 * counted

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import bench
+import growth
 import page
 import record
 
@@ -115,3 +116,18 @@ def test_the_kept_comparison_with_trl_is_shown() -> None:
     assert len(shown.splitlines()) == len({r["what"] for r in kept["rows"]}) + 2 + 1 + len(
         kept["differences"]
     )
+
+
+def test_an_exponent_is_that_of_the_power_law() -> None:
+    rows = [{"x": x, "seconds": {"rollout": 3 * x**1.5, "update": 0.2}} for x in (8, 16, 32, 64)]
+    found = growth.exponents(rows)
+    assert found == pytest.approx({"rollout": 1.5, "rollout r2": 1, "update": 0, "update r2": 1})
+
+
+def test_a_run_that_slows_down_is_seen_and_one_that_does_not_is_not() -> None:
+    noise = [0.01 * (-1) ** n for n in range(growth.LONG_RUN)]
+    steady = growth.drift([9.0] * growth.SETTLING + [1 + e for e in noise[growth.SETTLING :]])
+    slower = growth.drift([1 + 0.002 * n + e for n, e in enumerate(noise)])
+    assert steady["mean"] == pytest.approx(1, abs=0.01)
+    assert steady["95 % interval"][0] < 0 < steady["95 % interval"][1]
+    assert 0 < slower["95 % interval"][0] < 0.002 < slower["95 % interval"][1]
