@@ -10,6 +10,7 @@ from rlhf_lite.errors import UserError
 from rlhf_lite.shapes import Model
 
 TOKENS_AT_ONCE = 8192  # of supervised training, in one forward and backward pass; larger batches accumulate
+PAIRS_AT_ONCE = 4  # at most, of those held out: logits of short texts are not held in check by their tokens
 QUANTS: tuple[str, ...] = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 
 # vocabulary, hidden, intermediate, layers, heads, key-value heads, head width, tied, context: from each config.json
@@ -28,6 +29,12 @@ MODELS: tuple[Model, ...] = (
     Model("Qwen/Qwen3-4B", "qwen3", 151936, 2560, 9728, 36, 32, 8, 128, True, 40960),
     Model("Qwen/Qwen2.5-7B-Instruct", "qwen2", 152064, 3584, 18944, 28, 28, 4, 128, False, 32768),
 )
+
+
+def micro_batch(batch_size: int, longest: int) -> int:
+    """The largest divisor of the batch size whose rows, padded to the longest, stay within :data:`TOKENS_AT_ONCE`."""
+    divisors = (n for n in range(batch_size, 0, -1) if batch_size % n == 0)
+    return next((n for n in divisors if n * longest <= TOKENS_AT_ONCE), 1)
 
 
 def find_model(name: str) -> Model:

@@ -80,8 +80,7 @@ class Moments:
     ) -> list[Items]:
         """A micro-batch of SFT, or of pairs with both their sides; TRL's loss on logits holds a tile of them."""
         length = min(longest, self.model.context)
-        fitting = (n for n in range(batch, 0, -1) if batch % n == 0)
-        rows = sides * next((n for n in fitting if n * sides * length <= catalog.TOKENS_AT_ONCE), 1)
+        rows = sides * catalog.micro_batch(batch, sides * length)
         tokens = rows * length
         kept, one_layer = self._kept(rows, length, again), {"one_layer": self._layer(rows, length, again)}
         if not tile:
@@ -89,6 +88,14 @@ class Moments:
         logits = min(tokens, _TILE_TOKENS) * _TILE_COLUMNS * self.width
         gradient = tokens * self.model.hidden_size * FP32  # of what comes in, summed over tiles
         return [{**kept, **one_layer}, {**kept, "logits": logits + gradient}]
+
+    def judging(self, longest: int, *, logits: bool = False) -> list[Items]:
+        """Held-out pairs are read, both sides of each: their rewards, or their tokens' log-probabilities."""
+        length = min(longest, self.model.context)
+        rows = 2 * catalog.micro_batch(catalog.PAIRS_AT_ONCE, 2 * length)
+        read = [{"forward_pass": self._forward(rows, length)}]
+        chunk = needs.completion_logits(self.model, rows, min(length, needs.LOGITS_CHUNK))
+        return [*read, {"logits": chunk}] if logits else read
 
     def proof(self) -> list[Items]:
         """Matrices are merged one by one, with the base not loaded yet; then the file is held against the model."""

@@ -13,7 +13,7 @@ from rlhf_lite.settings import Quantization
 from rlhf_lite.shapes import Model
 
 FP32 = 4
-_LOGITS_CHUNK = 64  # tokens of each answer whose logits PPO computes at once
+LOGITS_CHUNK = 64  # tokens of each answer whose logits PPO computes at once
 
 
 def linear_weights(model: Model, quantization: Quantization, width: int) -> int:
@@ -110,6 +110,6 @@ def completion_logits(model: Model, rows: int, answer: int) -> int:
     """PPO's logits of ``answer`` tokens: log-probabilities wait in fp32 for the backward pass, and while a chunk is
     computed it is there four times, its logits, probabilities and what the entropy is summed from among them.
     """
-    chunks, rest = divmod(answer, _LOGITS_CHUNK)
-    at_once = chunks * _LOGITS_CHUNK + max(3 * _LOGITS_CHUNK if chunks else 0, 4 * rest)
+    chunks, rest = divmod(answer, LOGITS_CHUNK)
+    at_once = chunks * LOGITS_CHUNK + max(3 * LOGITS_CHUNK if chunks else 0, 4 * rest)
     return FP32 * rows * model.vocab_size * at_once

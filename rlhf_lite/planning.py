@@ -108,10 +108,14 @@ class _Case:
                 judged,
                 lambda again: has.supervised(reward.batch_size, reward.max_tokens, 2, again),
                 has.sampling(),
+                has.scoring(),
+                has.judging(reward.max_tokens),
             ),
             "ppo": lambda: self._trained(ppo, has.update, has.sampling(), has.scoring()),
             "dpo": lambda: self._trained(
-                compared, lambda again: has.supervised(dpo.batch_size, dpo.max_tokens, 2, again, tile=True)
+                compared,
+                lambda again: has.supervised(dpo.batch_size, dpo.max_tokens, 2, again, tile=True),
+                has.judging(dpo.max_tokens, logits=True),
             ),
             "merge": lambda: _worst({**self._base(proven), **has.adapters(1)}, proven.proof()),
             "chat": lambda: _worst(generate, has.conversation()),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lite.catalog import PAIRS_AT_ONCE, micro_batch
 from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
@@ -84,14 +85,13 @@ def _token_pair(tokenizer: PreTrainedTokenizerBase, preference: Preference) -> T
     )
 
 
-def in_batches(
-    job: Job, pairs: Sequence[TokenPair], step: int, size: int = 16
-) -> Iterator[Sequence[TokenPair]]:
+def in_batches(job: Job, pairs: Sequence[TokenPair], step: int) -> Iterator[Sequence[TokenPair]]:
     """Held-out pairs a batch at a time, telling how far it is; the user can stop between two.
 
     Raises:
         StopRequested: training is done and saved at ``step``; a resume begins here.
     """
+    size = micro_batch(PAIRS_AT_ONCE, 2 * max((p.longest for p in pairs), default=0))
     for start in range(0, len(pairs), size):
         job.check_stop(step)
         job.progress("held-out pairs", start, len(pairs))

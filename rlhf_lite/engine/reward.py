@@ -182,7 +182,7 @@ def _scale(job: Job, base: SharedBase, model: RewardModel, step: int) -> heads.R
             on_batch=lambda done: job.progress("samples to set the scale", done, SCALE_SAMPLES),
         )  # fmt: skip
     job.check_stop(step)
-    scores = torch.tensor(model(chosen, found.completions))
+    scores = torch.tensor(model(chosen, found.completions, job.preset.ppo.micro_batch))
     by_length = correlation(torch.tensor([float(len(c)) for c in found.completions]), scores)
     mean, std = float(scores.mean()), float(scores.std())
     if not std > 1e-6:

@@ -31,7 +31,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers import logging as transformers_logging
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from rlhf_lite.catalog import TOKENS_AT_ONCE
+from rlhf_lite.catalog import micro_batch
 from rlhf_lite.engine import checkpoint, heads
 from rlhf_lite.engine.base import SharedBase, compute_dtype
 from rlhf_lite.engine.job import Job, StopRequested
@@ -211,12 +211,6 @@ def arguments(job: Job, section: Sft | Reward | Dpo, base: SharedBase, longest: 
         "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
     }
-
-
-def micro_batch(batch_size: int, longest: int) -> int:
-    """The largest divisor of the batch size whose rows, padded to the longest, stay within :data:`TOKENS_AT_ONCE`."""
-    divisors = (n for n in range(batch_size, 0, -1) if batch_size % n == 0)
-    return next((n for n in divisors if n * longest <= TOKENS_AT_ONCE), 1)
 
 
 def first_and_last_loss(job: Job) -> tuple[float, float]:

@@ -17,12 +17,13 @@ from torch import nn
 from training_projects import make_project, new_job, new_run, preferences, weights
 from trl.trainer import base_trainer
 
+from rlhf_lite.catalog import TOKENS_AT_ONCE, micro_batch
 from rlhf_lite.engine import dpo, heads, reward, sft
 from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
-from rlhf_lite.engine.pairs import load_pairs
-from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned, micro_batch
+from rlhf_lite.engine.pairs import TokenPair, in_batches, load_pairs
+from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned
 from rlhf_lite.errors import NotEnoughLabels
 from rlhf_lite.events import AnyEvent, EventTail, Metrics, Progress, Resumed, Saved
 from rlhf_lite.labels import Preference
@@ -196,3 +197,15 @@ def test_too_few_pairs_that_fit_are_refused_with_the_reason(project: Project) ->
 def test_long_texts_are_taken_in_smaller_parts_of_the_batch(size: int, longest: int, rows: int) -> None:
     assert micro_batch(size, longest) == rows
     assert size % rows == 0
+
+
+@pytest.mark.parametrize("length", [10, 1000, 3000, 9000])
+def test_held_out_pairs_are_read_as_few_at_once_as_a_training_pass_could_hold(
+    project: Project, length: int
+) -> None:
+    job, _ = new_job(project, "reward")
+    pairs = [TokenPair([1] * (length - i - 1), [2], [3], 0.0) for i in range(9)]
+    read = list(in_batches(job, pairs, 0))
+    assert [p for some in read for p in some] == pairs
+    assert all(len(some) == 1 or 2 * len(some) * length <= TOKENS_AT_ONCE for some in read)
+    assert list(in_batches(job, [], 0)) == []
