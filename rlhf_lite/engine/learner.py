@@ -144,6 +144,8 @@ class Learner:
                 f"cannot go on from {folder}", why=str(error), hint="start the stage again without --resume"
             ) from error
         self.set_learning_rate(self.counters.learning_rate)
+        for _, optimizer in self._optimizers():
+            optimizer.zero_grad(set_to_none=True)  # what a step that was given up has left
 
     def _optimizers(self) -> list[tuple[str, torch.optim.AdamW]]:
         return [("policy", self.policy_optimizer), ("value", self.value_optimizer)]

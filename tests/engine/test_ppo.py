@@ -171,6 +171,24 @@ def test_a_gradient_that_is_not_finite_rolls_back_twice_then_says_diverged(
     assert [c.value for c in status.changes] == [pytest.approx(rate / 2), pytest.approx(rate / 4)]
 
 
+def test_a_single_gradient_that_is_not_finite_costs_one_rollback(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left behind does not spoil the next one."""
+    original, spoiled = Learner.step_policy, list[bool]()
+
+    def step(self: Learner) -> None:
+        if not spoiled:
+            spoiled.append(True)
+            self.policy_parameters[0].grad = torch.full_like(self.policy_parameters[0], float("nan"))
+        original(self)
+
+    monkeypatch.setattr(Learner, "step_policy", step)
+    run = new_run(project, assignments=["ppo.steps=1"])
+    assert go(run, monkeypatch) == 0
+    assert [c.name for c in run.status().changes] == ["learning_rate"]
+
+
 @pytest.mark.parametrize("function", ["broken", "short_of_one", "missing"])
 def test_a_reward_function_that_misbehaves_is_named(
     project: Project, monkeypatch: pytest.MonkeyPatch, function: str
