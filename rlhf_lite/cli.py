@@ -112,7 +112,7 @@ def demo(
 @app.command()
 def new(
     folder: Folder, model: options.Model, preset: options.Preset = "", seed: options.Seed = 0,
-    quantization: options.HeldOrChosen = None, plain_template: options.PlainTemplate = False,
+    quantization: options.Held = None, plain_template: options.PlainTemplate = False,
     trust_remote_code: options.RemoteCode = False, json: Json = False,
 ) -> None:  # fmt: skip
     """Make a project folder."""

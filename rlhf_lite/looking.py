@@ -48,15 +48,17 @@ def models(json: Json = False) -> None:
 
 @app.command()
 def plan(
-    model: options.Model, vram: options.Vram = None, preset: options.Preset = "", quantization: options.Held = "nf4",
-    sets: Set = None, json: Json = False,
+    model: options.Model, vram: options.Vram = None, preset: options.Preset = "",
+    quantization: options.Held = None, sets: Set = None, json: Json = False,
 ) -> None:  # fmt: skip
     """What each stage needs of memory, against a GPU's or against what this machine has free."""
     preset = preset or config.preset_for(model)
     chosen = settings.override(settings.load_preset(preset), sets or [])
     room = memory.card(vram) if vram else memory.read()
-    found = planning.plan(starting.sized(model), chosen, quantization, room.free or None, room.kind)
-    values = {**msgspec.to_builtins(found), "device": room.kind, "free": room.free}
+    shape = starting.sized(model)
+    held = quantization or starting.weights_on(room, shape, chosen).quantization
+    found = planning.plan(shape, chosen, held, room.free or None, room.kind)
+    values = {**msgspec.to_builtins(found), "quantization": held, "device": room.kind, "free": room.free}
     answer(values, output_of(json), lambda v: report.plan(v, memory.words(room)))
 
 

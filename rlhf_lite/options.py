@@ -47,8 +47,7 @@ Model = Annotated[
 Preset = Annotated[str, _option("--preset", "a shipped preset, or a .toml file", "NAME")]
 Seed = Annotated[int, _option("--seed", "of everything random", "N")]
 DemoSeed = Annotated[int | None, _option("--seed", "of everything random; 0 unless given", "N")]
-Held = Annotated[Quantization, _option("--quantization", "how the base is held in memory")]
-HeldOrChosen = Annotated[
+Held = Annotated[
     Quantization | None, _option("--quantization", "how the base is held in memory, else what suits the GPU")
 ]
 PlainTemplate = Annotated[bool, _option("--plain-template", "ChatML, for a model without a chat template")]

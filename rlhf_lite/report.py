@@ -260,7 +260,14 @@ def plan(values: Mapping[str, Any], room: str) -> None:
         ]
         for stage, need in values["stages"].items()
     ]
-    table("stage", "needs", "checkpointing", "of which", rows=rows, title=values["model"])
+    table(
+        "stage",
+        "needs",
+        "checkpointing",
+        "of which",
+        rows=rows,
+        title=f"{values['model']}, {values['quantization']}",
+    )
     if values["fits"] is not None:
         line(f"fits: {room}" if values["fits"] else f"does not fit: {room}; {values['hint']}")
 

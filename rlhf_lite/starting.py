@@ -167,16 +167,19 @@ class Weights:
 
 
 def weights(name: str, preset: str = "") -> Weights:
-    """16 bits where every stage fits the GPU with them, since 4-bit weights are unpacked anew at every pass; else 4.
+    """What suits this machine, as :func:`weights_on` says; 4 bits where the model's size is not known yet."""
+    model = hub.shape(name)
+    return weights_on(memory.read(), model, preset_of(name, preset)) if model else Weights("nf4")
 
-    Without a GPU, for the built-in model, and where the size is not known yet, it is 4 bits.
-    """
-    now, model = memory.read(), None if name == DEMO else hub.shape(name)
-    if now.kind == "cpu" or model is None:
+
+def weights_on(now: memory.Memory, model: Model, preset: Preset) -> Weights:
+    """16 bits where every stage fits the GPU with them, since 4-bit weights are unpacked anew at every pass; else 4,
+    as it is without a GPU and for the built-in model."""
+    if now.kind == "cpu" or model.id == DEMO:
         return Weights("nf4")
-    need, room = peak(model, preset_of(name, preset), "16bit")[1].bytes, now.total * _OF_A_GPU
-    takes = f"training takes {need / memory.GIB:.1f} of this GPU's {now.total / memory.GIB:.1f} GiB"
-    if need <= room:
+    need = peak(model, preset, "16bit")[1].bytes
+    takes = f"training takes {need / memory.GIB:.1f} of the GPU's {now.total / memory.GIB:.1f} GiB"
+    if need <= now.total * _OF_A_GPU:
         return Weights("16bit", f"16-bit weights: {takes}, and 4-bit ones would be unpacked at every pass")
     return Weights("nf4", f"4-bit weights: in 16 bits {takes}")
 

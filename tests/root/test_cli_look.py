@@ -77,6 +77,7 @@ def test_the_plan_sums_up_and_knows_what_fits(command: Command) -> None:
     for stage in done.json["stages"].values():
         assert stage["bytes"] == sum(stage["items"].values())
     assert (done.json["device"], done.json["free"]) == ("gpu", 24 * memory.GIB)
+    assert done.json["quantization"] == "16bit", "as a new project on that card would have it"
     assert command("plan", "--model", "Qwen/Qwen2.5-7B-Instruct", "--vram", 4, "--json").json["fits"] is False
 
 
@@ -87,6 +88,7 @@ def test_without_a_card_the_plan_is_held_against_what_this_machine_has_free(
     monkeypatch.setattr(memory, "read", lambda: ram)
     done = command("plan", "--model", "Qwen2.5-0.5B-Instruct", "--json").json
     assert (done["device"], done["free"], done["fits"]) == ("cpu", ram.free, True)
+    assert done["quantization"] == "nf4"
     assert "cuda_context" not in done["stages"]["ppo"]["items"]
     said = command("plan", "--model", "Qwen2.5-0.5B-Instruct").out
     assert "fits: 6.0 of 8.0 GiB of RAM free" in said

@@ -157,14 +157,13 @@ def test_a_new_project_has_16_bit_weights_where_every_stage_then_fits_the_gpu(
     monkeypatch.setattr(memory, "read", lambda: whole(need / 0.79))
     found = starting.weights(model)
     assert found.quantization == "16bit"
-    assert f"takes {need:.1f} of this GPU's {need / 0.79:.1f} GiB" in found.why
+    assert f"takes {need:.1f} of the GPU's {need / 0.79:.1f} GiB" in found.why
     assert "unpacked" in found.why
     monkeypatch.setattr(memory, "read", lambda: whole(need / 0.81))
     found = starting.weights(model)
     assert found.quantization == "nf4"
     assert (
-        found.why
-        == f"4-bit weights: in 16 bits training takes {need:.1f} of this GPU's {need / 0.81:.1f} GiB"
+        found.why == f"4-bit weights: in 16 bits training takes {need:.1f} of the GPU's {need / 0.81:.1f} GiB"
     )
 
 
