@@ -155,4 +155,28 @@ def against_trl(found: Row) -> str:
     return f"{table(shown)}\n{reasons}"
 
 
-SPECIAL: dict[str, Callable[[Row], str]] = {"ppo_against_trl": against_trl}
+def speed_against_trl(found: Row) -> str:
+    """What a user waits for and what it takes, of all that is kept of both sides."""
+    shown: list[Row] = []
+    for row in found["rows"]:
+        ours, trl = row["ours"], row["trl"]
+        shown.append({
+            **row["key"], "ours, episodes a second": ours["episodes_per_second"], "TRL": trl["episodes_per_second"],
+            "times as fast": [row["ratio"], row["least"], row["most"]], "pairs": row["pairs"],
+            "ours, tokens an answer": ours["tokens_per_answer"], "TRL's": trl["tokens_per_answer"],
+            "ours, peak MiB": ours["peak_bytes"] / 2**20, "TRL's peak": trl["peak_bytes"] / 2**20,
+            "share of TRL's": row["memory_ratio"],
+        })  # fmt: skip
+    return table(shown)
+
+
+def of_all_seeds(found: Row) -> str:
+    """Where a benchmark has pooled its seeds by itself: those rows alone."""
+    return tables([row for row in found["rows"] if "seed" not in row["key"]])
+
+
+SPECIAL: dict[str, Callable[[Row], str]] = {
+    "ppo_against_trl": against_trl,
+    "ppo_against_trl_speed": speed_against_trl,
+    "learning": of_all_seeds,
+}

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results")
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).resolve().parent / "results")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "llama_cpp_python")
 Row = dict[str, Any]
 

@@ -131,3 +131,17 @@ def test_a_run_that_slows_down_is_seen_and_one_that_does_not_is_not() -> None:
     assert steady["mean"] == pytest.approx(1, abs=0.01)
     assert steady["95 % interval"][0] < 0 < steady["95 % interval"][1]
     assert 0 < slower["95 % interval"][0] < 0.002 < slower["95 % interval"][1]
+
+
+def test_speed_and_memory_stand_beside_the_peers() -> None:
+    side = {"episodes_per_second": 4.0, "tokens_per_answer": 36.0, "peak_bytes": 300 * 2**20, "bare_bytes": 1}
+    trl = {**side, "episodes_per_second": 2.0, "peak_bytes": 600 * 2**20}
+    row = {"key": {"model": "tiny", "weights": "nf4"}, "pairs": 5, "ratio": 2.0, "least": 1.9, "most": 2.2,
+           "memory_ratio": 0.5, "ours": side, "trl": trl}  # fmt: skip
+    line = page.speed_against_trl({"rows": [row]}).splitlines()[2]
+    assert line == "| tiny | nf4 | 4 | 2 | 2 (1.9 to 2.2) | 5 | 36 | 36 | 300 | 600 | 0.5 |"
+
+
+def test_where_seeds_are_pooled_their_own_rows_are_not_shown() -> None:
+    rows = [{"key": {"by": "ppo", "seed": 0}, "rate": 0.5}, {"key": {"by": "ppo"}, "rate": 0.75}]
+    assert page.of_all_seeds({"rows": rows}).splitlines()[2:] == ["| ppo | 0.75 |"]
