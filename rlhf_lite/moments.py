@@ -1,23 +1,27 @@
 """What a stage holds, moment by moment: each stretch of its work is a list of what is alive at once, in bytes by name.
 
 :mod:`rlhf_lite.needs` has the arithmetic; here is what the engine does with it: how many rows, how long, and which
-things it holds together.
+things it holds together. Left out are the fp32 matrices that a CPU unpacks only where there is room for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rlhf_lite import catalog, needs
 from rlhf_lite.needs import FP32
 from rlhf_lite.settings import Preset, Quantization
 from rlhf_lite.shapes import Model
 
+Device = Literal["gpu", "cpu"]
 Items = dict[str, int]
 """Bytes by name."""
 
-# TRL's fused output layer holds one tile of the logits at a time, at most so many tokens by always so many columns.
+# TRL's fused output layer holds one tile of the logits at a time, at most so many tokens by always so many columns. A
+# GPU turns it into its gradient in place; a CPU, without Triton, by seven more in fp32 and one of truth values.
 _TILE_TOKENS, _TILE_COLUMNS = 4096, 32768
+_UNFUSED = 7 * FP32 + 1
 _CHECKED_TOKENS = 64  # the export's proof answers with so many
 _CHAT_TOKENS, _CHAT_CHUNK = 4096, 256  # of a conversation, and of its prompt that are read at once
 
@@ -26,12 +30,13 @@ _CHAT_TOKENS, _CHAT_CHUNK = 4096, 256  # of a conversation, and of its prompt th
 class Moments:
     """What a stage holds of a model under a preset; ``width`` is the bytes of a number in the compute dtype.
 
-    ``again``: layers are computed again for their gradients, so that only their inputs are kept.
+    ``again``, where it trains: layers are computed again for their gradients, so that only their inputs are kept.
     """
 
     model: Model
     preset: Preset
     width: int
+    device: Device
 
     def weights(self, quantization: Quantization) -> Items:
         return {
@@ -85,7 +90,8 @@ class Moments:
         kept, one_layer = self._kept(rows, length, again), {"one_layer": self._layer(rows, length, again)}
         if not tile:
             return [{**kept, **one_layer}]
-        logits = min(tokens, _TILE_TOKENS) * _TILE_COLUMNS * self.width
+        beside = 0 if self.device == "gpu" else _UNFUSED * min(self.model.vocab_size, _TILE_COLUMNS)
+        logits = min(tokens, _TILE_TOKENS) * (_TILE_COLUMNS * self.width + beside)
         gradient = tokens * self.model.hidden_size * FP32  # of what comes in, summed over tiles
         return [{**kept, **one_layer}, {**kept, "logits": logits + gradient}]
 

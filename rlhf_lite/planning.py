@@ -12,18 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import msgspec
 from msgspec import structs
 
 from rlhf_lite import catalog
-from rlhf_lite.moments import Items, Moments
+from rlhf_lite.moments import Device, Items, Moments
 from rlhf_lite.needs import FP32
 from rlhf_lite.settings import Preset, Quantization
 from rlhf_lite.shapes import Model
 
-Device = Literal["gpu", "cpu"]
 # Shares of what is free; the rest is for fragments, the desktop and the plan's own error.
 FITS, TIGHT = 0.75, 0.95
 
@@ -91,8 +89,8 @@ class _Case:
 
     def stages(self) -> dict[str, StagePlan]:
         wide = self.quantization == "32bit" or self.device == "cpu"
-        has = Moments(self.model, self.preset, FP32 if wide else 2)
-        proven = Moments(self.model, self.preset, FP32)  # the export, but for 4-bit weights
+        has = Moments(self.model, self.preset, FP32 if wide else 2, self.device)
+        proven = replace(has, width=FP32)  # the export, but for 4-bit weights
         base, sft, reward, dpo = self._base(has), self.preset.sft, self.preset.reward, self.preset.dpo
         generate = {**base, **has.adapters(1)}
         trained = {**base, **has.adapters(1, trained=1)}
