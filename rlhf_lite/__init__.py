@@ -12,6 +12,7 @@ map; a module names what it decided and what it left out in its own docstring.
     history.py      a run's size, another one like it, its end · bugreport.py what may be told of a fault
     stages.py       what a run starts from, and every check before a process is spawned
     starting.py     what a project starts from: models to pick, what each needs here, making the folder
+    accelerated.py  PPO in several processes and its tracker: what this machine cannot
     base_model.py   checks of a model folder · config.py the user's own settings · doctor.py what this machine has
     health.py       is a run healthy, in words with an action → signs.py each sign by itself
     report.py       tables, JSON and errors as people and scripts read them
@@ -41,8 +42,9 @@ map; a module names what it decided and what it left out in its own docstring.
     engine/__main__.py     runs one verb under its locks; every way it can end is one event
     the stages             candidates.py (generate) judge.py (label) sft.py reward.py dpo.py ppo.py evaluate.py
                            exporting.py download.py probe.py · sessions: chat.py talk.py preview.py serve.py
-    ppo.py                 the loop → update.py clipped updates · validation.py which checkpoint is best
-    learner.py             what PPO trains and a resume needs
+    ppo.py                 the loop → update.py clipped updates · validation.py which checkpoint is best · outcome.py
+    learner.py             what PPO trains and a resume needs · processes.py one run on several GPUs, by Accelerate ·
+                           shares.py their rollouts as one
     trainers.py pairs.py   what the stages on TRL's trainers share · the decided pairs as token ids
     rollout.py             one batch with all PPO needs, and the reward model · checkpoint.py atomic checkpoints
     session.py             what the sessions share · decoder.py one answer, token by token, of a view of the base

@@ -1,4 +1,4 @@
-"""Whether a model can be the base of a project, as far as its files tell without loading it."""
+"""Whether a model can be the base of a project, as far as its files tell without loading it; whether a file is GGUF."""
 
 from __future__ import annotations
 
@@ -121,3 +121,14 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise DataError(f"{path} cannot be read", why="it is not a JSON object", hint="get the file again")
     return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def check_gguf(path: Path) -> None:
+    """Raise UserError or DataError where an exported model is none."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", hint="name a .gguf file")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise DataError(
+                f"{path} is not a GGUF file", why="it does not begin with GGUF", hint="export it again"
+            )

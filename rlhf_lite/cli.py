@@ -23,8 +23,8 @@ from rlhf_lite import (
     stages,
     starting,
 )
-from rlhf_lite.errors import DataError, DiskFull, RlhfLiteError, UserError
-from rlhf_lite.options import Events, Folder, Json, Set, answer, output_of
+from rlhf_lite.errors import DiskFull, RlhfLiteError, UserError
+from rlhf_lite.options import Events, Folder, Json, Set, answer, output_of, taken_in
 from rlhf_lite.project import Project
 from rlhf_lite.report import Output
 
@@ -46,23 +46,6 @@ def _run(prepared: stages.Prepared, output: Output, show: Callable[[Any], object
 
 def _function(spec: str) -> stages.NamedFunction | None:
     return stages.NamedFunction.find(spec) if spec else None
-
-
-def _taken_in(values: dict[str, Any], key: str, what: str, output: Output, project: Project) -> None:
-    """Answer with what came in from files; where every row was refused, that is an error as well."""
-    refused = values["refused"]
-    if values[key] or values["duplicates"] or not refused:
-        answer(values, output, lambda v: report.taken_in(v, key, what), project)
-        return
-    if output is Output.TEXT:
-        report.taken_in(values, key, what)
-    error = DataError(
-        f"nothing was {key}: all {len(refused)} {what} were refused",
-        why=f"{refused[0].file}:{refused[0].line}: {refused[0].why}",
-        hint="mend the file, or check that it is the right one, and run this again",
-    )
-    report.fail(error, output, values)
-    raise typer.Exit(error.exit_code)
 
 
 def _on_terminal() -> bool:
@@ -155,7 +138,7 @@ def prompts(
         added = store.add_prompts(offered)
     refused = [row for _, bad in read for row in bad]
     values = {"added": added, "duplicates": len(offered) - added, "refused": refused}
-    _taken_in(values, "added", "prompts", output, project)
+    taken_in(values, "added", "prompts", output, project)
 
 
 @app.command()
@@ -209,7 +192,7 @@ def import_(folder: Folder, files: options.DataFiles, json: Json = False) -> Non
         "duplicates": sum(d.duplicates for d in done),
         "refused": [row for d in done for row in d.refused],
     }
-    _taken_in(values, "imported", "rows", output_of(json), project)
+    taken_in(values, "imported", "rows", output_of(json), project)
 
 
 @app.command("export-labels")
@@ -226,18 +209,22 @@ def export_labels(
 @app.command()
 def train(
     folder: Folder, stage: options.Stage, sets: Set = None, resume: options.Resume = False, reward: options.Reward = "",
-    json: Json = False, events: Events = False,
+    processes: options.Processes = 1, report_to: options.ReportTo = "", json: Json = False, events: Events = False,
 ) -> None:  # fmt: skip
     """Run one stage of training."""
     project, output, function = Project.open(folder), output_of(json, events), _function(reward)
-    if resume and sets:
+    given = {"--set": sets, "--processes": processes > 1, "--report-to": report_to}
+    for option in [name for name, wanted in given.items() if resume and wanted]:
         raise UserError(
-            "--set cannot change a run that goes on", why="its settings are frozen", hint="leave out --set"
+            f"{option} cannot change a run that goes on",
+            why="its settings are frozen",
+            hint=f"leave out {option}",
         )
     if resume:
         prepared = stages.resume(project, stage, function)
     else:
-        prepared = stages.train(project, stages.preset_of(project, sets or []), stage, function)
+        preset = stages.preset_of(project, sets or [])
+        prepared = stages.train(project, preset, stage, function, processes, report_to)
     _run(prepared, output, report.trained, project)
 
 

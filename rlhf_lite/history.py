@@ -94,4 +94,4 @@ def again(project: Project, run: Run) -> stages.Prepared:
         case "download":
             return stages.download(project)
         case _:
-            return stages.train(project, preset, run.stage, None)
+            return stages.train(project, preset, run.stage, None, inputs.processes, inputs.report_to)

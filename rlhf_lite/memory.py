@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -75,6 +76,7 @@ class Nvml(Protocol):
     NVMLLibraryMismatchError: type[Exception]
 
     def nvmlInit(self) -> None: ...
+    def nvmlDeviceGetCount(self) -> int: ...
     def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object: ...
     def nvmlDeviceGetName(self, handle: object) -> str: ...
@@ -106,6 +108,20 @@ class Gauge:
         except self._faults:  # a GPU without memory of its own works in the RAM
             return replace(ram, kind="gpu", name=name, holders=self._holders())
         return Memory("gpu", name, total, total - free, free, self._holders())
+
+    def count(self) -> int:
+        """How many GPUs there are and are not hidden."""
+        try:
+            self._nvml.nvmlInit()
+            there = self._nvml.nvmlDeviceGetCount()
+        except self._faults:
+            return 0
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            return there
+        named = (name.strip() for name in visible.split(","))
+        shown = takewhile(lambda name: name.isdigit() or name.startswith(("GPU-", "MIG-")), named)
+        return min(there, sum(1 for _ in shown))
 
     def _find(self) -> object | None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -155,6 +171,11 @@ class Gauge:
 def read() -> Memory:
     """The memory of the device that jobs run on; cheap enough to ask every second."""
     return _gauge().read()
+
+
+def gpus() -> int:
+    """How many GPUs jobs can use."""
+    return _gauge().count()
 
 
 def read_ram(meminfo: Path) -> Memory:

@@ -10,7 +10,7 @@ import typer
 
 from rlhf_lite import overview, report
 from rlhf_lite.catalog import QUANTS
-from rlhf_lite.errors import UserError
+from rlhf_lite.errors import DataError, UserError
 from rlhf_lite.project import Project
 from rlhf_lite.report import Output
 
@@ -67,6 +67,10 @@ Plain = Annotated[bool, _option("--plain", "ask line by line, as it does without
 Limit = Annotated[int | None, _option("--limit", "stop after so many pairs", "N", min=1)]
 Resume = Annotated[bool, _option("--resume", "go on with the newest unfinished run")]
 Reward = Annotated[str, _option("--reward", "score(prompts, completions) -> list[float]", "FILE.py:FUNC")]
+Processes = Annotated[int, _option("--processes", "PPO in so many processes, a GPU each", "N", min=1)]
+ReportTo = Annotated[
+    str, _option("--report-to", "PPO's metrics to a tracker as well", "tensorboard|wandb|trackio")
+]
 Runs = Annotated[
     list[str] | None, _option("--run", "compare this, else the newest policy; repeatable", "NAME")
 ]
@@ -102,3 +106,20 @@ def answer(
         show(values)
         if following:
             report.aside(f"next: {overview.project(following)['next']['command']}")
+
+
+def taken_in(values: dict[str, Any], key: str, what: str, output: Output, project: Project) -> None:
+    """Answer with what came in from files; where every row was refused, that is an error as well."""
+    refused = values["refused"]
+    if values[key] or values["duplicates"] or not refused:
+        answer(values, output, lambda v: report.taken_in(v, key, what), project)
+        return
+    if output is Output.TEXT:
+        report.taken_in(values, key, what)
+    error = DataError(
+        f"nothing was {key}: all {len(refused)} {what} were refused",
+        why=f"{refused[0].file}:{refused[0].line}: {refused[0].why}",
+        hint="mend the file, or check that it is the right one, and run this again",
+    )
+    report.fail(error, output, values)
+    raise typer.Exit(error.exit_code)

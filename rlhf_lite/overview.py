@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from rlhf_lite import checklist, jobs, report, stages
+from rlhf_lite import base_model, checklist, jobs, report, stages
 from rlhf_lite.errors import UserError
 from rlhf_lite.labels import Counts
 from rlhf_lite.project import Project, Run
@@ -103,7 +103,7 @@ def chat_file(target: Path) -> Path:
         UserError: neither a GGUF file nor a project with an export.
     """
     if target.is_file():
-        stages.check_gguf(target)
+        base_model.check_gguf(target)
         return target
     found = Project.open(target)
     file = exported(found)

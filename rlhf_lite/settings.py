@@ -140,6 +140,10 @@ class Inputs(_Section, frozen=True):
     checkpointing: bool = False
     """Layers are computed again for their gradients, which saves memory and costs a third more time; decided by the
     memory plan when the run was made, so that a resume does the same."""
+    processes: Count = 1
+    """PPO's, a GPU each."""
+    report_to: Literal["", "tensorboard", "wandb", "trackio"] = ""
+    """A tracker that PPO's metrics go to as well."""
 
 
 class Preset(_Section, frozen=True):

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite import base_model, catalog, hub, jobs, memory
-from rlhf_lite.errors import DataError, DeviceBusy, NotEnoughLabels, UserError
+from rlhf_lite import accelerated, base_model, catalog, hub, jobs, memory
+from rlhf_lite.errors import DeviceBusy, NotEnoughLabels, UserError
 from rlhf_lite.functions import hash_file, split_function
 from rlhf_lite.paths import shown
 from rlhf_lite.project import POLICY_STAGES, Project, Run
 from rlhf_lite.settings import Inputs, Preset, load_preset, override
 
 TRAINED = ("sft", "reward", "dpo", "ppo")
+OF_PPO = {"--reward": "asks a reward function", "--processes": "runs in several processes",
+          "--report-to": "reports to a tracker"}  # fmt: skip
 ONE_SIDED = 20  # that many decided labels all on one side: by chance once in 2^19, the sides being randomised
 
 
@@ -69,18 +71,22 @@ def label(project: Project, preset: Preset, judge: NamedFunction, limit: int | N
     return _new_run(project, preset, "label", function=judge, limit=limit or 0)
 
 
-def train(project: Project, preset: Preset, stage: str, reward: NamedFunction | None) -> Prepared:
+def train(
+    project: Project, preset: Preset, stage: str, reward: NamedFunction | None, processes: int = 1, report_to: str = ""
+) -> Prepared:  # fmt: skip
     """Train one of :data:`TRAINED`.
 
     Raises:
         NotEnoughLabels: too few decided labels, or all on one side.
-        UserError: no such stage, or something it stands on is missing.
+        UserError: no such stage, or something it stands on is missing, or this machine has not what was asked for.
     """
     _require_known("stage", stage, TRAINED)
-    if reward and stage != "ppo":
-        raise UserError(
-            f"--reward has no meaning for {stage}", why="only ppo asks a reward function", hint="leave it out"
-        )
+    given = {"--reward": reward, "--processes": processes > 1, "--report-to": report_to}
+    for option, wanted in given.items():
+        if wanted and stage != "ppo":
+            raise UserError(
+                f"{option} has no meaning for {stage}", why=f"only ppo {OF_PPO[option]}", hint="leave it out"
+            )
     if stage == "sft":
         _require_demonstrations(project)
     if stage in ("reward", "dpo"):
@@ -92,12 +98,12 @@ def train(project: Project, preset: Preset, stage: str, reward: NamedFunction | 
     if stage == "dpo":
         return _new_run(project, preset, stage, start=start)
     _require_prompts(project)
-    if reward:
-        return _new_run(project, preset, stage, start=start, function=reward)
-    model = _reward_model(project)
+    accelerated.check(processes, report_to, preset)
+    model = None if reward else _reward_model(project)
     return _new_run(
-        project, preset, stage, start=start, reward=str(model.adapter), warnings=_doubts(model, preset)
-    )
+        project, preset, stage, start=start, function=reward, reward=str(model.adapter) if model else "",
+        warnings=_doubts(model, preset) if model else (), processes=processes, report_to=report_to,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -109,7 +115,7 @@ def evaluate(
     """
     _require_prompts(project)
     if gguf:
-        check_gguf(gguf)
+        base_model.check_gguf(gguf)
     policies = [_policy(project, name) for name in names] or ([] if gguf else [_policy(project, "")])
     model = project.latest("reward")
     return _new_run(
@@ -162,7 +168,8 @@ def resume(project: Project, stage: str, function: NamedFunction | None) -> Prep
     run = unfinished[-1]
     if jobs.alive(run):
         raise DeviceBusy(f"{run.name} is running now", hint=f"watch it: {command('status', project)}")
-    inputs = run.settings().inputs
+    frozen = run.settings()
+    inputs = frozen.inputs
     if inputs.function and not function:
         raise UserError(
             f"{run.name} uses a reward file, which runs only when named again", why=inputs.function,
@@ -174,6 +181,7 @@ def resume(project: Project, stage: str, function: NamedFunction | None) -> Prep
             why=inputs.function or "none",
             hint=f"start a new run: {command('train', project, stage)}",
         )  # fmt: skip
+    accelerated.check(inputs.processes, inputs.report_to, frozen.preset)
     jobs.require_free_device()
     return Prepared(run, inputs.function)
 
@@ -287,13 +295,3 @@ def _policy(project: Project, name: str) -> Run:
     if run.stage not in POLICY_STAGES or not run.adapter.is_dir():
         raise UserError(f"{run.name} is no trained policy", hint=f"see {command('runs', project)}")
     return run
-
-
-def check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", hint="name a .gguf file")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise DataError(
-                f"{path} is not a GGUF file", why="it does not begin with GGUF", hint="export it again"
-            )

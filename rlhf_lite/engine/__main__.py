@@ -1,22 +1,20 @@
 """``python -m rlhf_lite.engine VERB RUN_DIR``: runs one job or session in this process.
 
-One of the two broad catches of the project: whatever goes wrong in a job becomes one ``Failed`` event, and in a
-session one "error" reply, since nobody watches this process's stderr; a job's traceback goes to the run's log.
+One of the few broad catches of the project: whatever goes wrong in a job becomes one ``Failed`` event, and
+in a session one "error" reply, since nobody watches this process's stderr; a job's traceback goes to the run's log.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 import traceback
-import warnings
 from pathlib import Path
 
 from rlhf_lite import jobs
 from rlhf_lite.engine import session
-from rlhf_lite.engine.job import LOADING, Job, StopRequested
+from rlhf_lite.engine.job import LOADING, Job, StopRequested, keep_log_clean
 from rlhf_lite.errors import DiskFull, JobError, OutOfMemory, RlhfLiteError, UserError
 from rlhf_lite.events import Failed, Finished, Started, Stopped
 from rlhf_lite.project import Run
@@ -49,7 +47,7 @@ def run_session(verb: str, arguments: list[str]) -> int:
 
 def run_job(verb: str, run: Run) -> int:
     """Run a job under its locks; every way it can end is one event."""
-    _keep_log_clean()
+    keep_log_clean()
     with jobs.hold_lock(jobs.lock_path(run), str(os.getpid())):
         job = Job(run)
         job.emit(Started(stage=verb, pid=os.getpid()))
@@ -59,7 +57,7 @@ def run_job(verb: str, run: Run) -> int:
             else:
                 job.progress(LOADING, 0, 1)  # importing torch and its kin alone takes seconds
                 with jobs.hold_device(jobs.device_name(), run):
-                    _stage(verb).run(job)
+                    _run_stage(job)
         except StopRequested as stop:
             job.emit(Stopped(step=stop.step))
             return 130
@@ -72,18 +70,17 @@ def run_job(verb: str, run: Run) -> int:
         return 0
 
 
-def _keep_log_clean() -> None:
-    """Silence the two warnings of every healthy run that nobody can act on; any other still reaches the log.
+def _run_stage(job: Job) -> None:
+    """Run a stage that wants the device, with as many processes as the run has."""
+    count = job.inputs.processes
+    if count == 1:
+        return _stage(job.inputs.stage).run(job)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+    from rlhf_lite.engine import processes  # torch, which reads the line above as it is imported
 
-    bitsandbytes asks for a package of faster CPU kernels that is not needed; PEFT knows a property of transformers by
-    its old name.
-    """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_of_kernels)
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-
-
-def _not_of_kernels(record: logging.LogRecord) -> bool:
-    return "kernels-community" not in record.getMessage()
+    stage = _stage(job.inputs.stage)
+    with processes.helpers(job, stage.__name__):
+        stage.run(job)
 
 
 def _stage(verb: str):

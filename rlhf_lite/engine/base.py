@@ -37,8 +37,10 @@ from rlhf_lite.settings import Inputs, Lora, Quantization
 
 
 def pick_device() -> torch.device:
-    """The first GPU, else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """The GPU that is this process's, the first unless it was given another; without one the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

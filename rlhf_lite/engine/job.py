@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -38,7 +41,6 @@ class Job:
         self.inputs = self.settings.inputs
         self.preset = self.settings.preset
         self.project = Project.open(Path(self.inputs.project))
-        self._writer = EventWriter(run.events_path)
         self._progressed: dict[str, float] = {}
         self._control_offset = run.control_path.stat().st_size if run.control_path.exists() else 0
         self.stop_requested = False
@@ -48,6 +50,10 @@ class Job:
         if self.stop_requested:
             os._exit(130)
         self.stop_requested = True
+
+    @cached_property
+    def _writer(self) -> EventWriter:
+        return EventWriter(self.run.events_path)
 
     def emit(self, event: AnyEvent) -> None:
         self._writer.write(event)
@@ -113,6 +119,30 @@ class Job:
             if isinstance(message, dict):
                 found.append(message)
         return found
+
+
+class Helper(Job):
+    """The same run in another of its processes: it says nothing, and a stop is the main process's to hear of."""
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        pass
+
+    def emit(self, event: AnyEvent) -> None:
+        pass
+
+
+def keep_log_clean() -> None:
+    """Silence the two warnings of every healthy run that nobody can act on; any other still reaches the log.
+
+    bitsandbytes asks for a package of faster CPU kernels that is not needed; PEFT knows a property of transformers by
+    its old name.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_of_kernels)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _not_of_kernels(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
 
 
 def load_function(spec: str, sha256: str) -> Callable[..., Any]:

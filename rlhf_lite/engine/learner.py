@@ -12,6 +12,7 @@ from torch import nn
 
 from rlhf_lite.engine import heads
 from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.processes import Team
 from rlhf_lite.errors import CheckpointMismatch
 from rlhf_lite.settings import Lora, Ppo
 
@@ -56,9 +57,11 @@ class Learner:
     """Policy and value adapters on one base, each with its AdamW (no weight decay: a LoRA starts at 0 anyway)."""
 
     def __init__(
-        self, base: SharedBase, settings: Ppo, lora: Lora, *, start: Path | None, reward: Path | None
-    ) -> None:
+        self, base: SharedBase, settings: Ppo, lora: Lora, *, start: Path | None, reward: Path | None,
+        team: Team | None = None,
+    ) -> None:  # fmt: skip
         self.base = base
+        self.team = team or Team()
         self.reference: str | None = None
         if start:
             base.load_adapter("sft", start, trainable=False)

@@ -10,7 +10,8 @@ implementation details"):
 - An epoch ends early when the update has moved the policy by ``max_approx_kl``.
 - What is kept is the checkpoint with the best score on held-out prompts within the budget, not the last one. Step 0,
   the untrained policy, takes part: training that made nothing better says so.
-- Every step's randomness comes from (seed, step): a resume goes on as if nothing had happened.
+- Every step's randomness comes from (seed, step, process): a resume goes on as if nothing had happened.
+- Several processes take the same steps together (:mod:`rlhf_lite.engine.processes`); the main one does the talking.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from pathlib import Path
 import msgspec
 import torch
 
-from rlhf_lite.engine import checkpoint, objectives, update
+from rlhf_lite.engine import checkpoint, objectives, outcome, update
 from rlhf_lite.engine.base import SharedBase, peak_memory
 from rlhf_lite.engine.job import Job, StopRequested
 from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.processes import team_of
 from rlhf_lite.engine.prompts import PromptIds, draw, load_prompts
 from rlhf_lite.engine.rollout import RewardFunction, RewardModel, Rollout, Scorer, make_rollout
 from rlhf_lite.engine.sampling import seeded
+from rlhf_lite.engine.shares import whole
 from rlhf_lite.engine.validation import validate
 from rlhf_lite.errors import Diverged, OutOfMemory
 from rlhf_lite.events import Changed, Metrics, Resumed, Saved
@@ -42,21 +45,24 @@ MICRO_BATCH = "micro_batch"  # as an event names it, and a resume reads it
 
 
 def run(job: Job) -> None:
-    """The stage ``ppo``."""
-    base = SharedBase.of(job)
-    prompts = load_prompts(job, base, "train")
-    held_out = load_prompts(job, base, "valid", or_else=prompts)
-    start, reward = _path(job.inputs.start), _path(job.inputs.reward)
-    learner = Learner(base, job.preset.ppo, job.preset.lora, start=start, reward=reward)
-    if reward:
-        score: Scorer = RewardModel(base, reward)
-    else:
-        texts = {tuple(p.ids): p.text for p in [*prompts, *held_out]}
-        score = RewardFunction(base, job.inputs.function, job.inputs.function_sha256, texts)
-    learner.check_trainable()
-    training = Training(job, learner, score, prompts, held_out)
-    stopped = training.run()
-    _publish(job, learner, stopped)
+    """The stage ``ppo``, in each of its processes."""
+    with team_of(job) as team:
+        base = SharedBase.of(job)
+        prompts = load_prompts(job, base, "train")
+        held_out = load_prompts(job, base, "valid", or_else=prompts)
+        start, reward = _path(job.inputs.start), _path(job.inputs.reward)
+        learner = Learner(base, job.preset.ppo, job.preset.lora, start=start, reward=reward, team=team)
+        if reward:
+            score: Scorer = RewardModel(base, reward)
+        else:
+            texts = {tuple(p.ids): p.text for p in [*prompts, *held_out]}
+            score = RewardFunction(base, job.inputs.function, job.inputs.function_sha256, texts)
+        learner.check_trainable()
+        training = Training(job, learner, score, prompts, held_out)
+        stopped = training.run()
+        peak = max(team.each(lambda: peak_memory(base.device)))
+        if team.main:
+            outcome.publish(job, learner.counters, stopped, peak)
 
 
 class Training:
@@ -67,7 +73,10 @@ class Training:
     ):
         self.job, self.learner, self.score = job, learner, score
         self.prompts, self.held_out = prompts, held_out
-        self.settings: Ppo = job.preset.ppo
+        self.team = learner.team
+        ppo, count = job.preset.ppo, self.team.count
+        share = min(max(1, ppo.minibatch // count), -(-ppo.episodes // count))  # so that no process is idle
+        self.settings: Ppo = msgspec.structs.replace(ppo, micro_batch=min(ppo.micro_batch, share))
         self.sampling_batch = job.preset.sampling.batch_size
         self.kl = 0.0  # of the last step's rollout
 
@@ -132,8 +141,9 @@ class Training:
             max_new_tokens=sampling.max_new_tokens, sampling_batch=self.sampling_batch,
             on_batch=self._beginning("answers to held-out prompts", self.settings.validation_samples),
         )  # fmt: skip
-        for event in (*measured.samples, measured.metrics(self.step)):
-            self.job.emit(event)
+        for sample in measured.samples:
+            self.job.emit(sample)
+        self._tell(measured.metrics(self.step))
         if self.step == 0:
             counters.score_first = measured.score
         if measured.kl <= self.settings.kl_budget and measured.score > counters.best_score:
@@ -141,6 +151,8 @@ class Training:
         self._save()
 
     def _save(self) -> None:
+        if not self.team.main:
+            return
         best = self.learner.counters.best_step
         path = checkpoint.save(self.job.run, self.step, self.learner.save, best=best)
         self.job.emit(Saved(step=self.step, path=str(path)))
@@ -154,7 +166,8 @@ class Training:
         """Start at step 0, or go on from the newest checkpoint of an earlier life."""
         if self.job.run.checkpoints():
             self._load()
-            for change in self.job.run.status().changes:  # an earlier life has found out what fits here
+            # An earlier life has found out what fits here.
+            for change in self.team.from_main(lambda: self.job.run.status().changes):
                 if change.name == MICRO_BATCH:
                     self._use_micro_batch(int(change.value))
         else:
@@ -171,7 +184,8 @@ class Training:
 
     def _live_changes(self) -> None:
         """Act on what the user asked for between two steps."""
-        for change in self.job.controls():
+        changes, stop = self.team.from_main(lambda: (self.job.controls(), self.job.stop_requested))
+        for change in changes:
             name, value = change.get("name"), change.get("value")
             if not isinstance(value, int | float) or not 0 < value < math.inf or name not in LIVE:
                 self.job.warn(
@@ -183,7 +197,7 @@ class Training:
             else:
                 self.learner.set_learning_rate(float(value))
             self._changed(name, value, "asked for")
-        if self.job.stop_requested:
+        if stop:
             self._save()
             raise StopRequested(self.step)
 
@@ -195,11 +209,11 @@ class Training:
         """
         while True:
             try:
-                return self._make_rollout()
+                return whole(self.team, self._make_rollout, self.learner.base.device)
             except torch.OutOfMemoryError as error:
                 told = str(error).splitlines()[0]
             # Behind the except: the error holds the frames, and they what filled the memory.
-            rows = min(self.settings.micro_batch, self.settings.episodes)
+            rows = self.settings.micro_batch
             if rows == 1:
                 raise OutOfMemory(
                     "out of memory with a single answer at a time", why=told,
@@ -210,14 +224,17 @@ class Training:
             self._remember(rows // 2)
 
     def _make_rollout(self) -> Rollout:
+        """This process's share."""
         number, seed, base = self.settings.episodes, self.job.inputs.seed, self.learner.base
+        drawn = draw([p.ids for p in self.prompts], number, self.step * number, seed)
+        own, stream = self.team.share(drawn), self.step * self.team.count + self.team.rank + 1
         return make_rollout(
-            base, draw([p.ids for p in self.prompts], number, self.step * number, seed),
+            base, own,
             reference=self.learner.reference, score=self.score, value_head=self.learner.value_head,
             no_eos_penalty=self.settings.no_eos_penalty, max_new_tokens=self.job.preset.sampling.max_new_tokens,
             sampling_batch=self.sampling_batch, micro_batch=self.settings.micro_batch,
-            generator=seeded(base.device, seed, self.step + 1),
-            on_batch=self._beginning("answers to learn from", number),
+            generator=seeded(base.device, seed, stream),
+            on_batch=self._beginning("answers to learn from", len(own)),
         )  # fmt: skip
 
     def _report(self, rollout: Rollout, kl: float, means: dict[str, float], seconds: float) -> None:
@@ -235,11 +252,15 @@ class Training:
         }
         if not all(math.isfinite(v) for v in values.values()):
             raise FloatingPointError("a metric is not finite")
-        self.job.emit(Metrics(step=self.step, values=values))
+        self._tell(Metrics(step=self.step, values=values))
+
+    def _tell(self, metrics: Metrics) -> None:
+        self.job.emit(metrics)
+        self.team.log(metrics.values, metrics.step)
 
     def _remember(self, rows: int) -> None:
         """From now on at most so many rows at once, where it were more."""
-        if rows < min(self.settings.micro_batch, self.settings.episodes):
+        if rows < self.settings.micro_batch:
             self._use_micro_batch(rows)
             self._changed(MICRO_BATCH, rows, "out of memory")
 
@@ -266,34 +287,6 @@ class Training:
 
     def _changed(self, name: str, value: float, why: str) -> None:
         self.job.emit(Changed(step=self.step, name=name, value=float(value), why=why))
-
-
-def _publish(job: Job, learner: Learner, stopped: str) -> None:
-    """Make the best checkpoint the run's adapter and say what was found."""
-    counters = learner.counters
-    steps = [m.values for m in job.run.status().metrics if "seconds" in m.values]  # of all the run's lives
-    last = steps[-1]
-    best = job.run.folder / "checkpoints" / f"{counters.best_step:06d}"
-    checkpoint.publish(best / "policy", job.run.adapter)
-    if counters.best_step == 0:
-        job.warn(
-            "no checkpoint scored better than the untrained policy",
-            "look at the reward's accuracy; label more pairs",
-        )
-    job.result(
-        {
-            "steps": counters.step,
-            "episodes": counters.step * job.preset.ppo.episodes,
-            "best_step": counters.best_step,
-            "score_first": counters.score_first,
-            "score_last": last["objective/scores"],
-            "score_best": counters.best_score,
-            "kl_last": last["objective/kl"],
-            "stopped": stopped,
-            "episodes_per_second": len(steps) * job.preset.ppo.episodes / sum(s["seconds"] for s in steps),
-            "peak_memory_bytes": peak_memory(learner.base.device),
-        }
-    )
 
 
 def _path(folder: str) -> Path | None:

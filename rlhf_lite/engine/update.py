@@ -1,7 +1,8 @@
 """Clipped updates of policy and value on one rollout (Schulman et al. 2017, algorithm 1).
 
 Gradients of micro-batches add up to a minibatch's, each weighed by its real tokens, so that the micro-batch is a
-matter of memory alone. Policy and value take turns: each runs its backward before the view of the base changes.
+matter of memory alone, and which process computes it one of speed. Policy and value take turns: each runs its backward
+before the view of the base changes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -94,7 +96,7 @@ def update_policy(
         new, old = response_logprobs(base, padded).logprobs, rollout.logprobs[rows, :width]
         return objectives.policy_loss(new, old, advantages[rows, :width], mask, settings.clip)
 
-    means = _backward(base, "policy", learner.policy_optimizer, rollout, group, loss)
+    means = _backward(learner, "policy", learner.policy_optimizer, rollout, group, loss)
     if unmoved:
         _check_ratio(means["ratio"], RATIO_TOLERANCE[base.model.dtype])
     learner.step_policy()
@@ -121,13 +123,13 @@ def update_value(
         values, old = response_values(base, padded, learner.value_head), rollout.values[rows, :width]
         return objectives.value_loss(values, old, returns[rows, :width], mask, settings.value_clip)
 
-    means = _backward(base, "value", learner.value_optimizer, rollout, group, loss)
+    means = _backward(learner, "value", learner.value_optimizer, rollout, group, loss)
     learner.step_value()
     return means["loss"]
 
 
 def _backward(
-    base: SharedBase,
+    learner: Learner,
     view: str,
     optimizer: torch.optim.Optimizer,
     rollout: Rollout,
@@ -135,17 +137,23 @@ def _backward(
     loss: LossOf,
 ) -> dict[str, float]:
     """A minibatch's gradients, a micro-batch at a time; returns the mean over its tokens of all that ``loss`` gives.
+    Each process computes its share of the micro-batches; all end up with the whole.
 
     Where memory does not do, the minibatch begins again with micro-batches of half the size, to which the rollout
     keeps from then on: the gradients that add up are the same.
     """
+    base, team = learner.base, learner.team
+    tokens = sum(int(rollout.lengths[rows].sum()) for rows in group)
     while True:
-        group = split(group, rollout.rows)
+        own = team.share(split(group, rollout.rows))
         try:
-            return _summed(base, view, rollout, group, loss)
+            parts = team.each(partial(_summed, base, view, rollout, own, loss, tokens))
         except torch.OutOfMemoryError:
             if rollout.rows == 1:
                 raise
+        else:
+            team.add_up(p for g in optimizer.param_groups for p in g["params"])
+            return {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
         # Behind the except: the error holds the frames, and they what filled the memory.
         optimizer.zero_grad(set_to_none=True)
         if base.device.type == "cuda":
@@ -154,10 +162,10 @@ def _backward(
 
 
 def _summed(
-    base: SharedBase, view: str, rollout: Rollout, group: MicroBatches, loss: LossOf
+    base: SharedBase, view: str, rollout: Rollout, group: MicroBatches, loss: LossOf, tokens: int
 ) -> dict[str, float]:
+    """The part of these micro-batches in a minibatch of so many tokens."""
     means: dict[str, float] = defaultdict(float)
-    tokens = sum(int(rollout.lengths[rows].sum()) for rows in group)
     base.model.train()  # switches checkpointing on where it was asked for, nothing else: there is no dropout
     with base.view(view):
         for rows in group:

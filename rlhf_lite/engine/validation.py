@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import torch
 
 from rlhf_lite.engine import text
 from rlhf_lite.engine.learner import Learner
@@ -31,34 +34,62 @@ class Validation:
         return Metrics(step=step, values=values)
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """One prompt's: token ids of both, the score as it was given, KL in nats, whether it ended by itself."""
+
+    prompt: list[int]
+    completion: list[int]
+    score: float
+    kl: float
+    ended: bool
+
+
 def validate(
     learner: Learner, score: Scorer, prompts: Sequence[PromptIds], settings: Ppo, *, seed: int, max_new_tokens: int,
     sampling_batch: int, on_batch: Callable[[int], None],
 ) -> Validation:  # fmt: skip
-    """Sampled with the same randomness every time: two checkpoints differ by their policies alone.
+    """Sampled with the same randomness every time: two checkpoints differ by their policies alone. Each process
+    samples its share; all get the means over all.
 
     ``on_batch`` is told how many answers are sampled.
     """
-    base, number = learner.base, settings.validation_samples
-    chosen = draw([p.ids for p in prompts], number, 0, seed)
-    with base.view("policy"):
-        found = sample(
-            base, chosen, max_new_tokens=max_new_tokens, batch_size=sampling_batch,
-            generator=seeded(base.device, seed, 0), on_batch=on_batch,
-        )  # fmt: skip
-    scores = score(chosen, found.completions)
-    reference = logprobs_of(base, learner.reference, chosen, found.completions, settings.micro_batch)
-    penalties = [0.0 if ended else settings.no_eos_penalty for ended in found.ended]
+    base, team = learner.base, learner.team
+    chosen = draw([p.ids for p in prompts], settings.validation_samples, 0, seed)
+    generator = seeded(base.device, seed, -team.rank)
+    work = partial(
+        _answers, learner, score, team.share(chosen), settings.micro_batch, max_new_tokens, sampling_batch, generator,
+        on_batch,
+    )  # fmt: skip
+    found = [answer for part in team.each(work) for answer in part]
     words = {tuple(p.ids): p.text for p in prompts}
     return Validation(
-        score=mean([s - p for s, p in zip(scores, penalties, strict=True)]),
-        kl=mean(sequence_kl(found, reference)),
-        ended=mean([float(e) for e in found.ended]),
+        score=mean([a.score - (0.0 if a.ended else settings.no_eos_penalty) for a in found]),
+        kl=mean([a.kl for a in found]),
+        ended=mean([float(a.ended) for a in found]),
         samples=tuple(
             Sample(
-                step=learner.counters.step, prompt=words[tuple(chosen[i])],
-                completion=text.decode(base.tokenizer, found.completions[i]), score=scores[i],
+                step=learner.counters.step, prompt=words[tuple(a.prompt)],
+                completion=text.decode(base.tokenizer, a.completion), score=a.score,
             )
-            for i in range(min(SHOWN, number))
+            for a in found[:SHOWN]
         ),
     )  # fmt: skip
+
+
+def _answers(
+    learner: Learner, score: Scorer, prompts: Sequence[list[int]], micro_batch: int, max_new_tokens: int,
+    sampling_batch: int, generator: torch.Generator, on_batch: Callable[[int], None],
+) -> list[_Answer]:  # fmt: skip
+    if not prompts:  # fewer than there are processes
+        return []
+    base = learner.base
+    with base.view("policy"):
+        found = sample(
+            base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
+            on_batch=on_batch,
+        )  # fmt: skip
+    scores = score(prompts, found.completions)
+    reference = logprobs_of(base, learner.reference, prompts, found.completions, micro_batch)
+    kl = sequence_kl(found, reference)
+    return [_Answer(*row) for row in zip(prompts, found.completions, scores, kl, found.ended, strict=True)]

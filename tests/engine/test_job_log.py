@@ -12,8 +12,8 @@ from rlhf_lite import jobs
 
 ADVICE = """
 import logging, warnings
-from rlhf_lite.engine.__main__ import _keep_log_clean
-_keep_log_clean()
+from rlhf_lite.engine.job import keep_log_clean
+keep_log_clean()
 logging.getLogger("bitsandbytes.backends.cpu.ops").warning("the driver is too old")
 logging.getLogger("transformers").warning("no chat template")
 warnings.warn("another name will be removed", FutureWarning)
