@@ -145,3 +145,9 @@ def test_speed_and_memory_stand_beside_the_peers() -> None:
 def test_where_seeds_are_pooled_their_own_rows_are_not_shown() -> None:
     rows = [{"key": {"by": "ppo", "seed": 0}, "rate": 0.5}, {"key": {"by": "ppo"}, "rate": 0.75}]
     assert page.of_all_seeds({"rows": rows}).splitlines()[2:] == ["| ppo | 0.75 |"]
+
+
+def test_the_page_is_that_of_the_figures_that_are_kept(tmp_path: Path) -> None:
+    """Where this fails: `make bench-page`."""
+    page.write(bench.PIECES, bench.HERE / "results", tmp_path / "README.md")
+    assert (bench.HERE / "README.md").read_text() == (tmp_path / "README.md").read_text()
