@@ -80,9 +80,8 @@ def a_rollout(inputs: settings.Inputs, preset: settings.Preset) -> tuple[Any, ob
     """Answers of the untrained policy with rewards made up at random, one a token."""
     base = SharedBase.load(inputs)
     learner = Learner(base, preset.ppo, preset.lora, start=None, reward=None)
-    prompts = [
-        base.tokenizer.encode(f"How do I keep {what}?") for what in ["a", "bcd", "efghij", "k", "lm", "nopq", "r", "s", "tuv", "w"]
-    ]
+    kept = ("a", "bcd", "efghij", "k", "lm", "nopq", "r", "s", "tuv", "w")
+    prompts = [base.tokenizer.encode(f"How do I keep {what}?") for what in kept]
     rollout = make_rollout(
         base, prompts, reference=None, score=lambda _, answers: [float(len(a)) for a in answers],
         value_head=learner.value_head, no_eos_penalty=0.0, max_new_tokens=10, sampling_batch=10,
