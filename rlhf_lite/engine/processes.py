@@ -43,7 +43,7 @@ from accelerate.utils.other import get_free_port
 from torch import nn
 
 from rlhf_lite.engine.job import Helper, Job, StopRequested, keep_log_clean
-from rlhf_lite.errors import JobDied, RlhfLiteError
+from rlhf_lite.errors import JobDied, JobError, RlhfLiteError
 from rlhf_lite.events import Failed
 from rlhf_lite.project import Run
 
@@ -79,6 +79,7 @@ class Team:
 
         Raises:
             RlhfLiteError, FloatingPointError, torch.OutOfMemoryError: one of them met it.
+            JobError: one of them met something else, which is in the run's log.
         """
         if self.count == 1:
             return [work()]
@@ -88,6 +89,12 @@ class Team:
             found = work()
         except (RlhfLiteError, FloatingPointError, torch.OutOfMemoryError) as error:
             trouble = error.with_traceback(None)  # its frames hold what filled the memory
+        except Exception as error:  # whatever it is, the others would wait
+            traceback.print_exc()
+            trouble = JobError(
+                f"process {self.rank + 1} of {self.count} failed", why=f"{type(error).__name__}: {error}",
+                hint="the run's job.log has the details",
+            )  # fmt: skip
         every = gather_object([(found, trouble)])
         for _, met in every:
             if met is not None:
@@ -187,7 +194,7 @@ def helpers(job: Job, stage: str) -> Generator[None]:
             raise
         except Exception as error:  # perhaps only what follows from another's end
             over.set()
-            died = _death(processes, PATIENCE)
+            died = _death(job, processes, PATIENCE)
             if died:
                 raise died from error
             raise
@@ -220,19 +227,25 @@ def _help(index: int, stage: str, folder: Path) -> None:
 def _watch(job: Job, processes: list[BaseProcess], over: threading.Event) -> None:
     """Speak for a main process that waits without end for one that has died."""
     while not over.wait(0.5):
-        died = _death(processes)
+        died = _death(job, processes)
         if died and not over.wait(PATIENCE):
             job.emit(Failed(kind=type(died).__name__, message=died.message, why=died.why, hint=died.hint))
             os._exit(died.exit_code)
 
 
-def _death(processes: list[BaseProcess], patience: float = 0.0) -> JobDied | None:
+def _death(job: Job, processes: list[BaseProcess], patience: float = 0.0) -> JobDied | None:
     """How the first of them that died did so, if one does within so many seconds."""
     until = time.monotonic() + patience
     while True:
         for rank, process in enumerate(processes, 1):
             if code := process.exitcode:
-                how = f"killed by signal {-code} (often: out of memory)" if code < 0 else f"exit code {code}"
+                said = (
+                    job.run.log_path.read_text(errors="replace").splitlines()
+                    if job.run.log_path.exists()
+                    else []
+                )
+                last = said[-1] if said else f"exit code {code}"
+                how = f"killed by signal {-code} (often: out of memory)" if code < 0 else last
                 return JobDied(
                     f"process {rank + 1} of {len(processes) + 1} died", why=how,
                     hint="the run's job.log has the details; go on with --resume",

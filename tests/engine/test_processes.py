@@ -132,7 +132,11 @@ def test_memory_that_ends_in_one_process_halves_the_micro_batch_in_all(updated: 
 
 
 def test_what_one_process_meets_all_meet(updated: dict[int, Updated]) -> None:
-    expected = ["UserError: it returned NaN, one answer", "FloatingPointError: not finite, "]
+    expected = [
+        "UserError: it returned NaN, one answer",
+        "FloatingPointError: not finite, ",
+        "JobError: process 2 of 2 failed, KeyError: 7",
+    ]
     assert [f["met"] for f in updated[2].found] == [expected, expected]
     assert [f["decided"] for f in updated[2].found] == [0, 0]
 

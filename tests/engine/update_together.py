@@ -17,7 +17,7 @@ from rlhf_lite.engine.job import Job
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.processes import Team, helpers, team_of
 from rlhf_lite.engine.rollout import Rollout
-from rlhf_lite.errors import UserError
+from rlhf_lite.errors import JobError, UserError
 from rlhf_lite.project import Run
 
 GIVEN = "given.pt"
@@ -64,7 +64,11 @@ def short_of_memory(original: Any) -> Any:
 def met(team: Team) -> list[str]:
     """What this process is told of the faults of the last one alone."""
     told: list[str] = []
-    for fault in (UserError("it returned NaN", why="one answer"), FloatingPointError("not finite")):
+    for fault in (
+        UserError("it returned NaN", why="one answer"),
+        FloatingPointError("not finite"),
+        KeyError(7),
+    ):
 
         def work(fault: Exception = fault) -> None:
             if team.rank == team.count - 1:
@@ -72,7 +76,7 @@ def met(team: Team) -> list[str]:
 
         try:
             team.each(work)
-        except (UserError, FloatingPointError) as error:
+        except (UserError, FloatingPointError, JobError, KeyError) as error:
             told.append(f"{type(error).__name__}: {error}, {getattr(error, 'why', '')}")
     return told
 
