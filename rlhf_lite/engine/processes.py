@@ -235,19 +235,15 @@ def _watch(job: Job, processes: list[BaseProcess], over: threading.Event) -> Non
 
 def _death(job: Job, processes: list[BaseProcess], patience: float = 0.0) -> JobDied | None:
     """How the first of them that died did so, if one does within so many seconds."""
-    until = time.monotonic() + patience
+    until, log = time.monotonic() + patience, job.run.log_path
     while True:
         for rank, process in enumerate(processes, 1):
             if code := process.exitcode:
-                said = (
-                    job.run.log_path.read_text(errors="replace").splitlines()
-                    if job.run.log_path.exists()
-                    else []
-                )
+                said = log.read_text(errors="replace").splitlines() if log.exists() else []
                 last = said[-1] if said else f"exit code {code}"
-                how = f"killed by signal {-code} (often: out of memory)" if code < 0 else last
+                killed = f"killed by signal {-code} (often: out of memory)"
                 return JobDied(
-                    f"process {rank + 1} of {len(processes) + 1} died", why=how,
+                    f"process {rank + 1} of {len(processes) + 1} died", why=killed if code < 0 else last,
                     hint="the run's job.log has the details; go on with --resume",
                 )  # fmt: skip
         if time.monotonic() >= until:

@@ -184,6 +184,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.sample
 def test_a_run_by_two_processes_is_one_run_that_stops_and_goes_on(
     project: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
