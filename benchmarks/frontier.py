@@ -25,8 +25,9 @@ from yes_no import WISHES, fulfils
 
 from rlhf_lite import stages
 from rlhf_lite.engine.base import SharedBase
-from rlhf_lite.engine.rollout import RewardModel, logprobs_of
+from rlhf_lite.engine.rollout import logprobs_of
 from rlhf_lite.engine.sampling import Samples, sample, seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.text import decode, prompt_ids
 from rlhf_lite.project import Project, Run
 

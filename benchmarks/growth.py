@@ -71,7 +71,7 @@ class Point:
             lora=Lora(rank=16, alpha=32),
             sampling=Sampling(max_new_tokens=self.length, batch_size=self.batch),
             ppo=Ppo(
-                steps=FOR_EVER, episodes=self.batch, minibatch=16, micro_batch=8, epochs=1, value_warmup=0,
+                steps=FOR_EVER, episodes=self.batch, minibatch=16, micro_batch=8, epochs=1,
                 evaluate_every=FOR_EVER, validation_samples=1, max_approx_kl=1e9, kl_budget=1e9,
             ),
         )  # fmt: skip

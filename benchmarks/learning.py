@@ -34,8 +34,8 @@ from record import Record
 from wishes import finished, label_pairs, new_project
 
 from rlhf_lite.engine.base import SharedBase
-from rlhf_lite.engine.rollout import RewardModel
 from rlhf_lite.engine.sampling import sample, seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.text import decode, prompt_ids
 from rlhf_lite.intervals import wilson
 from rlhf_lite.project import Project, Run

@@ -65,7 +65,7 @@ PRESET = Preset(
     sampling=Sampling(max_new_tokens=96, batch_size=32),
     ppo=Ppo(
         steps=FOR_EVER, episodes=32, minibatch=32, micro_batch=16, epochs=2, learning_rate=1e-5,
-        value_learning_rate=1e-5, value_warmup=0, evaluate_every=FOR_EVER, validation_samples=1,
+        evaluate_every=FOR_EVER, validation_samples=1,
         max_approx_kl=1e9, kl_budget=1e9,  # no epoch and no run ends early
     ),
 )  # fmt: skip

@@ -27,7 +27,7 @@ os.environ.update(jobs.child_environment())
 
 from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.base import SharedBase
-from rlhf_lite.engine.rollout import RewardModel
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.text import completion_ids, prompt_ids
 from rlhf_lite.intervals import wilson
 from rlhf_lite.labels import Counts

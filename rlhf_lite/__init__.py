@@ -46,7 +46,8 @@ map; a module names what it decided and what it left out in its own docstring.
     learner.py             what PPO trains and a resume needs · processes.py one run on several GPUs, by Accelerate ·
                            shares.py their rollouts as one
     trainers.py pairs.py   what the stages on TRL's trainers share · the decided pairs as token ids
-    rollout.py             one batch with all PPO needs, and the reward model · checkpoint.py atomic checkpoints
+    rollout.py             one batch with all PPO needs · scoring.py who scores it · batches.py rows laid out together
+    critic.py              what an answer will still earn · checkpoint.py atomic checkpoints
     session.py             what the sessions share · decoder.py one answer, token by token, of a view of the base
     sampling.py            batched generation with log-probs · prompts.py the project's prompts as token ids
     merged.py              a view with one matrix a layer, while one samples on a CPU

@@ -26,7 +26,7 @@ METRIC_LABELS = {
     "policy/approxkl_avg": "approx KL of the update",
     "policy/clipfrac_avg": "share of clipped tokens",
     "loss/policy_avg": "policy loss",
-    "loss/value_avg": "value loss",
+    "value/explained_variance": "share of the return that the critic foretells",
     "val/ratio": "mean probability ratio",
     "val/num_eos_tokens": "answers that end by themselves",
     "completion_length": "tokens an answer",

@@ -44,14 +44,19 @@ class Moments:
             "embeddings_and_norms": needs.other_weights(self.model, self.width),
         }
 
-    def adapters(self, count: int, *, trained: int = 0, heads: int = 0) -> Items:
-        """So many adapters, some of them trained, and heads, one of them trained where there are any."""
+    def adapters(self, count: int, *, trained: bool = False, heads: int = 0) -> Items:
+        """So many adapters, one of them trained or none, and heads, of which one is trained with it if there are more
+        than one."""
         found = {"adapters": count * needs.adapter(self.model, self._rank)}
         if heads:
             found["heads"] = heads * needs.head(self.model)
         if trained:
-            found["optimizer"] = needs.adam(self.model, self._rank, trained, min(heads, 1))
+            found["optimizer"] = needs.adam(self.model, self._rank, max(heads - 1, 0))
         return found
+
+    def critic(self) -> Items:
+        """What PPO judges states by."""
+        return {"critic": needs.critic(self.model)}
 
     def sampling(self) -> list[Items]:
         """A batch of prompts is read, then answered to the last token."""
@@ -64,8 +69,13 @@ class Moments:
         return [{**cache, "forward_pass": self._forward(rows, prompt)}, {**cache, "next_token": next_token}]
 
     def scoring(self) -> list[Items]:
-        """The reward model reads the answers."""
-        return [{"forward_pass": self._forward(self.preset.ppo.micro_batch, self._length)}]
+        """The reward model reads the answers; the critic wants the states of all of them."""
+        return [
+            {
+                "states": self._states(),
+                "forward_pass": self._forward(self.preset.ppo.micro_batch, self._length),
+            }
+        ]
 
     def update(self, again: bool) -> list[Items]:
         """A micro-batch of PPO: its logits, then its layers one by one, last to first."""
@@ -73,7 +83,7 @@ class Moments:
             self.preset.ppo.micro_batch,
             min(self.preset.sampling.max_new_tokens, self.model.context),
         )
-        kept = self._kept(rows, self._length, again)
+        kept = {"states": self._states(), **self._kept(rows, self._length, again)}
         logits = needs.completion_logits(self.model, rows, answer)
         return [
             {**kept, "logits": logits},
@@ -127,6 +137,10 @@ class Moments:
 
     def _cache(self, rows: int, length: int) -> int:
         return needs.kv_cache(self.model, rows, length, self.width)
+
+    def _states(self) -> int:
+        answer = min(self.preset.sampling.max_new_tokens, self.model.context)
+        return needs.states(self.model, self.preset.ppo.episodes, answer, self.width)
 
     def _forward(self, rows: int, length: int) -> int:
         return rows * length * needs.forward_pass(self.model, self.width, length)

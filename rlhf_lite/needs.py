@@ -13,6 +13,7 @@ from rlhf_lite.settings import Quantization
 from rlhf_lite.shapes import Model
 
 FP32 = 4
+_RIDGES = 5  # between which the critic decides
 LOGITS_CHUNK = 64  # tokens of each answer whose logits PPO computes at once
 
 
@@ -48,9 +49,21 @@ def head(model: Model) -> int:
     return FP32 * model.hidden_size
 
 
-def adam(model: Model, rank: int, adapters: int, heads: int) -> int:
-    """Adam's two moments of everything that is trained. Its count of steps, a number a tensor, stays in RAM."""
-    return 2 * (adapters * adapter(model, rank) + heads * head(model))
+def adam(model: Model, rank: int, heads: int) -> int:
+    """Adam's two moments of the adapter that is trained, and of heads. Its count of steps, a number a tensor, stays in
+    RAM."""
+    return 2 * (adapter(model, rank) + heads * head(model))
+
+
+def critic(model: Model) -> int:
+    """PPO's critic: the products of states with each other and with returns, and a map for each strength of ridge."""
+    size = model.hidden_size + 1
+    return FP32 * (size * size + (1 + _RIDGES) * size + _RIDGES)
+
+
+def states(model: Model, rows: int, answer: int, width: int) -> int:
+    """What the critic reads: a state for each token of ``rows`` answers."""
+    return rows * answer * model.hidden_size * width
 
 
 def kv_cache(model: Model, rows: int, length: int, width: int) -> int:

@@ -93,10 +93,13 @@ class _Case:
         proven = replace(has, width=FP32)  # the export, but for 4-bit weights
         base, sft, reward, dpo = self._base(has), self.preset.sft, self.preset.reward, self.preset.dpo
         generate = {**base, **has.adapters(1)}
-        trained = {**base, **has.adapters(1, trained=1)}
-        judged = {**base, **has.adapters(2, trained=1, heads=2)}  # the trained one, and as PPO will read it
-        ppo = {**base, **has.adapters(4, trained=2, heads=2)}  # policy, value, reward, reference
-        compared = {**base, **has.adapters(2, trained=1)}
+        trained = {**base, **has.adapters(1, trained=True)}
+        judged = {
+            **base,
+            **has.adapters(2, trained=True, heads=2),
+        }  # the trained one, and as PPO will read it
+        ppo = {**base, **has.adapters(3, trained=True, heads=1), **has.critic()}  # policy, reward, reference
+        compared = {**base, **has.adapters(2, trained=True)}
         found = {
             "generate": lambda: _worst(generate, has.sampling()),
             "sft": lambda: self._trained(

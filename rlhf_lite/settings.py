@@ -93,13 +93,10 @@ class Ppo(_Section, frozen=True):
     minibatch: Count = 32
     epochs: Count = 2
     learning_rate: Positive = 1e-5
-    value_learning_rate: Positive = 1e-4
-    value_warmup: Annotated[int, msgspec.Meta(ge=0)] = 20
     kl_coef: NotNegative = 0.05
     kl_target: Positive = 5.0
     kl_budget: Positive = 10.0
     clip: Positive = 0.2
-    value_clip: Positive = 0.2
     gamma: Share = 1.0
     lam: Share = 0.95
     max_approx_kl: Positive = 0.02

@@ -22,8 +22,9 @@ from rlhf_lite.engine.job import Job, load_function
 from rlhf_lite.engine.judge import ask
 from rlhf_lite.engine.llama import LlamaModel
 from rlhf_lite.engine.prompts import PromptIds, load_prompts
-from rlhf_lite.engine.rollout import RewardModel, logprobs_of, sequence_kl
+from rlhf_lite.engine.rollout import logprobs_of, sequence_kl
 from rlhf_lite.engine.sampling import Samples, sample, seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.statistics import distinct_2, mean, mean_with_interval
 from rlhf_lite.errors import UserError
 from rlhf_lite.intervals import wilson

@@ -87,10 +87,11 @@ def load_head(folder: Path, width: int, device: torch.device) -> nn.Linear:
     return head
 
 
-def pooled(head: nn.Linear, hidden: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
-    """The raw reward of completions: hidden states (B, T, D) and mask (B, T) of their tokens → (B,)."""
+def token_rewards(head: nn.Linear, hidden: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """What each token adds to the raw reward: hidden states (B, T, D) and mask (B, T) of completions → (B, T). Their
+    sum over the tokens is the reward."""
     scores = head(hidden.float()).squeeze(-1)  # (B, T)
-    return torch.where(response_mask, scores, 0).sum(-1) / POOL_TOKENS
+    return torch.where(response_mask, scores, 0) / POOL_TOKENS
 
 
 def save_scale(folder: Path, scale: RewardScale) -> None:

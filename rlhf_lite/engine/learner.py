@@ -1,4 +1,4 @@
-"""What PPO trains and what a resume needs: the policy and value adapters, their optimizers, and a few numbers."""
+"""What PPO trains and what a resume needs: the policy's adapter, its optimizer, the critic, and a few numbers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from rlhf_lite.engine import heads
 from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.critic import Critic
 from rlhf_lite.engine.processes import Team
 from rlhf_lite.errors import CheckpointMismatch
 from rlhf_lite.settings import Lora, Ppo
 
 MAX_GRAD_NORM = 1.0
+OPTIMIZER, CRITIC = "policy_optimizer.safetensors", "critic.safetensors"  # in a checkpoint
 
 
 @dataclass
@@ -54,12 +54,11 @@ class Counters:
 
 
 class Learner:
-    """Policy and value adapters on one base, each with its AdamW (no weight decay: a LoRA starts at 0 anyway)."""
+    """The policy's adapter on the base with its AdamW (no weight decay: a LoRA starts at 0 anyway), and the critic."""
 
     def __init__(
-        self, base: SharedBase, settings: Ppo, lora: Lora, *, start: Path | None, reward: Path | None,
-        team: Team | None = None,
-    ) -> None:  # fmt: skip
+        self, base: SharedBase, settings: Ppo, lora: Lora, *, start: Path | None, team: Team | None = None
+    ) -> None:
         self.base = base
         self.team = team or Team()
         self.reference: str | None = None
@@ -69,59 +68,46 @@ class Learner:
             self.reference = "sft"
         else:
             base.add("policy", lora, trainable=True)
-        if reward:  # its hidden states know already what the score is about
-            base.load_adapter("value", reward, trainable=True)
-        else:
-            base.add("value", lora, trainable=True)
-        # The head starts afresh: a reward is a sum over tokens, a value belongs to one.
-        self.value_head = heads.new_head(base.width, base.device)
-        self.policy_parameters = base.parameters("policy")
-        self.value_parameters = [*base.parameters("value"), *self.value_head.parameters()]
-        self.policy_optimizer = torch.optim.AdamW(
-            self.policy_parameters, settings.learning_rate, weight_decay=0.0
-        )
-        self.value_optimizer = torch.optim.AdamW(
-            self.value_parameters, settings.value_learning_rate, weight_decay=0.0
-        )
+        self.critic = Critic(base.width, base.device)
+        self.parameters = base.parameters("policy")
+        self.optimizer = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=0.0)
         self.counters = Counters(kl_coef=settings.kl_coef, learning_rate=settings.learning_rate)
 
     def check_trainable(self) -> None:
-        """Exactly the policy, the value adapter and its head require grad, and the optimizers hold exactly those.
+        """Exactly the policy's adapter requires grad, and the optimizer holds exactly that.
 
         Raises:
             AssertionError: a switch of adapters left something else behind; going on would train the wrong thing.
         """
-        expected = {id(p) for p in [*self.policy_parameters, *self.value_parameters]}
-        found = {
-            id(p) for p in [*self.base.model.parameters(), *self.value_head.parameters()] if p.requires_grad
-        }
-        held = {
-            id(p)
-            for o in (self.policy_optimizer, self.value_optimizer)
-            for g in o.param_groups
-            for p in g["params"]
-        }
-        assert found == expected == held, "trainable parameters are not exactly the policy's and the value's"
-        assert all(p.dtype == torch.float32 for p in self.policy_parameters), "adapters are kept in fp32"
+        expected = {id(p) for p in self.parameters}
+        found = {id(p) for p in self.base.model.parameters() if p.requires_grad}
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        assert found == expected == held, "trainable parameters are not exactly the policy's"
+        assert all(p.dtype == torch.float32 for p in self.parameters), "adapters are kept in fp32"
 
     def set_learning_rate(self, value: float) -> None:
         """Set the policy's learning rate."""
         self.counters.learning_rate = value
-        for group in self.policy_optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = value
 
-    def step_policy(self) -> None:
-        _step(self.policy_optimizer, self.policy_parameters)
+    def step(self) -> None:
+        """One optimizer step on the gradients, their norm held to :data:`MAX_GRAD_NORM`.
 
-    def step_value(self) -> None:
-        _step(self.value_optimizer, self.value_parameters)
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRAD_NORM)
+        if not torch.isfinite(norm):
+            raise FloatingPointError("the gradient is not finite")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
-        """Fill a checkpoint folder: adapters in PEFT's format, optimizer tensors, counters."""
+        """Fill a checkpoint folder: adapter in PEFT's format, optimizer and critic as tensors, counters."""
         self.base.save_adapter("policy", folder / "policy")
-        self.base.save_adapter("value", folder / "value", {heads.SCORE_KEY: self.value_head.weight})
-        for name, optimizer in self._optimizers():
-            save_file(_flatten(optimizer), str(folder / f"{name}_optimizer.safetensors"))
+        save_file(_flatten(self.optimizer), str(folder / OPTIMIZER))
+        self.critic.save(folder / CRITIC)
         (folder / "counters.json").write_text(json.dumps(asdict(self.counters)))
 
     def load(self, folder: Path) -> None:
@@ -133,33 +119,15 @@ class Learner:
         try:
             raw = json.loads((folder / "counters.json").read_text())
             self.counters = Counters(**{**raw, "scores": RunningStd(**raw["scores"])})
-            for name in ("policy", "value"):
-                saved = load_file(str(folder / name / "adapter_model.safetensors"))
-                self.base.load_state(name, {k: v for k, v in saved.items() if k != heads.SCORE_KEY})
-            head = heads.load_head(folder / "value", self.base.width, self.base.device)
-            self.value_head.load_state_dict(head.state_dict())
-            for name, optimizer in self._optimizers():
-                _unflatten(
-                    optimizer, load_file(str(folder / f"{name}_optimizer.safetensors"), str(self.base.device))
-                )
+            self.base.load_state("policy", load_file(str(folder / "policy" / "adapter_model.safetensors")))
+            _unflatten(self.optimizer, load_file(str(folder / OPTIMIZER), str(self.base.device)))
+            self.critic.load(folder / CRITIC)
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise CheckpointMismatch(
                 f"cannot go on from {folder}", why=str(error), hint="start the stage again without --resume"
             ) from error
         self.set_learning_rate(self.counters.learning_rate)
-        for _, optimizer in self._optimizers():
-            optimizer.zero_grad(set_to_none=True)  # what a step that was given up has left
-
-    def _optimizers(self) -> list[tuple[str, torch.optim.AdamW]]:
-        return [("policy", self.policy_optimizer), ("value", self.value_optimizer)]
-
-
-def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    norm = torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-    if not torch.isfinite(norm):
-        raise FloatingPointError("the gradient is not finite")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # what a step that was given up has left
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -38,14 +38,6 @@ class PolicyLoss:
     ratio: torch.Tensor
 
 
-@dataclass(frozen=True)
-class ValueLoss:
-    """The loss to minimise and the share of clipped values, scalar means over real tokens."""
-
-    loss: torch.Tensor
-    clip_fraction: torch.Tensor
-
-
 def masked_mean(x: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
     """Mean over the real tokens; (B, T), (B, T) → scalar. 0 where there is none."""
     return torch.where(response_mask, x, 0).sum() / response_mask.sum().clamp(min=1)
@@ -91,18 +83,23 @@ def kl_k3(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def token_rewards(
-    scores: torch.Tensor, kl: torch.Tensor, response_mask: torch.Tensor, kl_coef: float
+    scores: torch.Tensor, parts: torch.Tensor, kl: torch.Tensor, response_mask: torch.Tensor, kl_coef: float
 ) -> torch.Tensor:
-    """Per-token reward −kl_coef·KL, plus the score *on the last real token* (Ziegler et al. 2019, eq. 2).
+    """Per-token reward −kl_coef·KL, plus each token's part of the score; the rest of the score, all of it where there
+    are no parts, comes *with the last real token* (Ziegler et al. 2019, eq. 2).
+
+    A token is rewarded for what it adds, so what came before it is no noise in its return (Sutton & Barto 2018, section
+    13.4). The sum over an answer is the same.
 
     Args:
         scores: (B,), one a completion.
+        parts: (B, T), 0 on padding.
         kl: (B, T), k1 of each token.
     """
     last = response_mask.sum(-1) - 1  # (B,)
-    rewards = torch.where(response_mask, -kl_coef * kl, 0)
+    rewards = torch.where(response_mask, parts - kl_coef * kl, 0)
     rows = torch.arange(scores.shape[0], device=scores.device)
-    rewards[rows, last] += scores
+    rewards[rows, last] += scores - parts.sum(-1)
     return rewards
 
 
@@ -145,21 +142,6 @@ def policy_loss(
         return PolicyLoss(
             loss, approx_kl, masked_mean(outside, response_mask), masked_mean(ratio, response_mask)
         )
-
-
-def value_loss(
-    values: torch.Tensor,
-    old_values: torch.Tensor,
-    returns: torch.Tensor,
-    response_mask: torch.Tensor,
-    clip: float,
-) -> ValueLoss:
-    """Half the squared error, pessimistic about leaving ``old_values ± clip`` (PPO's original code). All (B, T)."""
-    near = old_values + (values - old_values).clamp(-clip, clip)
-    plain, clipped = (values - returns) ** 2, (near - returns) ** 2
-    loss = 0.5 * masked_mean(torch.maximum(plain, clipped), response_mask)
-    with torch.no_grad():
-        return ValueLoss(loss, masked_mean((clipped > plain).float(), response_mask))
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, rate: float = 0.1) -> float:

@@ -1,12 +1,13 @@
-"""PPO on one base: rollout → scores, reference log-probs, values → GAE → clipped updates. Read it top to bottom.
+"""PPO on one base: rollout → scores, reference log-probs, states → GAE → clipped updates. Read it top to bottom.
 
 Decided here (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020; Huang et al. 2024, "The N+
 implementation details"):
 
 - The KL penalty is k1 inside the reward; its coefficient adapts towards ``kl_target``; ``kl_budget`` is a hard stop.
-- The score lands on the last real token; an answer that does not end by itself loses ``no_eos_penalty``.
+- A function's score lands on the last real token; an answer that does not end by itself loses ``no_eos_penalty``.
 - Scores are scaled by a running standard deviation and clipped; advantages alone are centred.
-- The value model is an adapter of its own that starts as a copy of the reward model's and first trains alone.
+- The reward model's score is a sum over tokens, and each is rewarded for its own part.
+- The critic is a regression on states that are computed anyway (:mod:`rlhf_lite.engine.critic`).
 - An epoch ends early when the update has moved the policy by ``max_approx_kl``.
 - What is kept is the checkpoint with the best score on held-out prompts within the budget, not the last one. Step 0,
   the untrained policy, takes part: training that made nothing better says so.
@@ -31,8 +32,9 @@ from rlhf_lite.engine.job import Job, StopRequested
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.processes import team_of
 from rlhf_lite.engine.prompts import PromptIds, draw, load_prompts
-from rlhf_lite.engine.rollout import RewardFunction, RewardModel, Rollout, Scorer, make_rollout
+from rlhf_lite.engine.rollout import Rollout, make_rollout
 from rlhf_lite.engine.sampling import seeded
+from rlhf_lite.engine.scoring import RewardFunction, RewardModel, Scorer
 from rlhf_lite.engine.shares import whole
 from rlhf_lite.engine.validation import validate
 from rlhf_lite.errors import Diverged, OutOfMemory
@@ -51,7 +53,7 @@ def run(job: Job) -> None:
         prompts = load_prompts(job, base, "train")
         held_out = load_prompts(job, base, "valid", or_else=prompts)
         start, reward = _path(job.inputs.start), _path(job.inputs.reward)
-        learner = Learner(base, job.preset.ppo, job.preset.lora, start=start, reward=reward, team=team)
+        learner = Learner(base, job.preset.ppo, job.preset.lora, start=start, team=team)
         if reward:
             score: Scorer = RewardModel(base, reward)
         else:
@@ -113,25 +115,18 @@ class Training:
         """
         began, counters = time.monotonic(), self.learner.counters
         rollout, settings = self._rollout(), self.settings
-        counters.scores.update(rollout.scores)
-        scaled = (rollout.scores / counters.scores.std).clamp(-settings.score_clip, settings.score_clip)
-        rewards = objectives.token_rewards(scaled, rollout.kl, rollout.response_mask, counters.kl_coef)
-        mask = rollout.response_mask
-        estimate = objectives.gae(rewards, rollout.values, mask, settings.gamma, settings.lam)
-        kl = float(rollout.kl.sum(-1).mean())
         if self.step == 0:
             rollout.check_start()
-            told = self._beginning("first updates of the value model", self.settings.value_warmup)
-            update.warm_up_value(self.learner, self.settings, rollout, estimate.returns, told)
-            self.job.progress("PPO steps", 0, self.settings.steps)
+            self.job.progress("PPO steps", 0, settings.steps)
+        kl = float(rollout.kl.sum(-1).mean())
         shuffler = random.Random(f"{self.job.inputs.seed}/{self.step}")
-        means = update.update(self.learner, self.settings, rollout, estimate, shuffler)
+        means = update.update(self.learner, settings, rollout, shuffler)
         self._remember(rollout.rows)
         counters.step += 1
         self._report(rollout, kl, means, time.monotonic() - began)
-        counters.kl_coef = objectives.adapted_kl_coef(counters.kl_coef, kl, self.settings.kl_target)
+        counters.kl_coef = objectives.adapted_kl_coef(counters.kl_coef, kl, settings.kl_target)
         self.kl = kl
-        return kl <= self.settings.kl_budget
+        return kl <= settings.kl_budget
 
     def validate_and_save(self) -> None:
         """Measure on held-out prompts, remember the best within the budget, write a checkpoint."""
@@ -230,7 +225,7 @@ class Training:
         own, stream = self.team.share(drawn), self.step * self.team.count + self.team.rank + 1
         return make_rollout(
             base, own,
-            reference=self.learner.reference, score=self.score, value_head=self.learner.value_head,
+            reference=self.learner.reference, score=self.score, trust_sampled=self.step > 0,
             no_eos_penalty=self.settings.no_eos_penalty, max_new_tokens=self.job.preset.sampling.max_new_tokens,
             sampling_batch=self.sampling_batch, micro_batch=self.settings.micro_batch,
             generator=seeded(base.device, seed, stream),

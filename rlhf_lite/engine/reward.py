@@ -26,8 +26,8 @@ from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
 from rlhf_lite.engine.pairs import Pairs, TokenPair, in_batches, load_pairs
 from rlhf_lite.engine.prompts import draw, load_prompts
-from rlhf_lite.engine.rollout import RewardModel
 from rlhf_lite.engine.sampling import sample, seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.statistics import correlation
 from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned, arguments, columns
 from rlhf_lite.errors import JobError, UserError

@@ -1,25 +1,22 @@
-"""A rollout: a batch of completions with everything PPO needs to learn from them, how one is made and scored."""
+"""A rollout: a batch of completions with everything PPO needs to learn from them, and how one is made."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import nn
 
-from rlhf_lite.engine import heads, objectives, text
+from rlhf_lite.engine import objectives, text
 from rlhf_lite.engine.base import SharedBase
-from rlhf_lite.engine.job import load_function
+from rlhf_lite.engine.batches import by_length, laid_out, split, unsorted
 from rlhf_lite.engine.sampling import Samples, sample
+from rlhf_lite.engine.scoring import Reading, RewardModel, Scorer
 from rlhf_lite.engine.statistics import correlation, mean, repetition
-from rlhf_lite.errors import JobError, UserError
+from rlhf_lite.errors import JobError
 
 SAMPLED_APART = 0.1  # nats a token on average; 16-bit rounding makes a tenth of it
-Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], list[float]]
-"""Prompt ids and completion ids → one score a completion; a reward model's in its standard deviations."""
+SAMPLED_ALIKE = 1e-4  # nats, of any token: rounding in 32 bits makes a tenth of it
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,10 @@ class Rollout:
         prompts, completions: token ids.
         ended: (B,), whether the answer ended by itself.
         scores: (B,), the raw score, the penalty for not ending included.
-        logprobs, reference, values: (B, T), old log-probabilities, the reference's, and the value *before* each token.
+        parts: (B, T), what each token adds to the score; all 0 where a function scores the answer as a whole. The rest
+            of the score belongs to the last token.
+        logprobs, reference, entropy: (B, T), old log-probabilities, the reference's, and the policy's entropy.
+        states: (B, T, D), the frozen states before each token, for the critic.
         response_mask: (B, T), True = a real token.
         micro_batches: rows of like length, as they were padded together; updates keep to them, so that old and new
             log-probabilities come from the same shapes.
@@ -40,10 +40,11 @@ class Rollout:
     completions: list[list[int]]
     ended: torch.Tensor
     scores: torch.Tensor
+    parts: torch.Tensor
     logprobs: torch.Tensor
     reference: torch.Tensor
-    values: torch.Tensor
     entropy: torch.Tensor
+    states: torch.Tensor
     response_mask: torch.Tensor
     micro_batches: list[list[int]]
 
@@ -83,21 +84,6 @@ class Rollout:
                 why="an adapter was changed on disk", hint="start the stage again without --resume",
             )  # fmt: skip
 
-    def check_sampled(self, sampled: Sequence[Sequence[float]]) -> None:
-        """The log-probabilities that training computes are those of the sampling, but for rounding.
-
-        Raises:
-            JobError: they are not, as with a model whose output layer does more than is known here.
-        """
-        told = torch.tensor([x for row in sampled for x in row], device=self.logprobs.device)
-        apart = float((self.logprobs[self.response_mask] - told).abs().mean())
-        if not apart < SAMPLED_APART:
-            raise JobError(
-                f"sampling and training are {apart:.2g} nats a token apart",
-                why="they compute this model's log-probabilities differently",
-                hint="please report this with the run's job.log; until it is mended, train another model",
-            )
-
     @property
     def rows(self) -> int:
         """Of the largest micro-batch."""
@@ -109,69 +95,7 @@ class Rollout:
 
     def pick(self, rows: Sequence[int], base: SharedBase) -> text.Padded:
         """One micro-batch's rows laid out for a forward pass."""
-        return _laid_out(base, self.prompts, self.completions, rows)
-
-
-def split(batches: Sequence[list[int]], rows: int) -> list[list[int]]:
-    """The same rows in the same order, at most so many together."""
-    return [batch[i : i + rows] for batch in batches for i in range(0, len(batch), rows)]
-
-
-class RewardModel:
-    """The reward view: base + reward adapter + score head, normalised on the policy's own samples."""
-
-    def __init__(self, base: SharedBase, folder: Path, *, name: str = "reward") -> None:
-        base.load_adapter(name, folder, trainable=False)
-        self._base = base
-        self._name = name
-        self.head = heads.load_head(folder, base.width, base.device).requires_grad_(False)
-        self.scale = heads.load_scale(folder)
-
-    def __call__(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch: int = 32
-    ) -> list[float]:
-        """Score completions: token ids → standard deviations from the policy's own mean."""
-        scores: list[float] = []
-        with torch.no_grad(), self._base.view(self._name):
-            self._base.model.eval()
-            for start in range(0, len(prompts), batch):
-                padded = text.pad(
-                    prompts[start : start + batch],
-                    completions[start : start + batch],
-                    self._base.pad,
-                    self._base.device,
-                )
-                hidden = self._base.hidden(padded)[:, padded.prompt_width :]
-                scores += heads.pooled(self.head, hidden, padded.response_mask).tolist()
-        return [(s - self.scale.mean) / self.scale.std for s in scores]
-
-
-class RewardFunction:
-    """The user's ``score(prompts, completions)``, its answer checked each time."""
-
-    def __init__(
-        self, base: SharedBase, spec: str, sha256: str, texts: Mapping[tuple[int, ...], str]
-    ) -> None:
-        """``texts`` has the text of every prompt that will be asked about, by its ids."""
-        self._function = load_function(spec, sha256)
-        self._base = base
-        self._spec = spec
-        self._texts = texts
-
-    def __call__(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[float]:
-        """Score completions as the user's function does.
-
-        Raises:
-            UserError: it did not return one finite number for each.
-        """
-        answers = [text.decode(self._base.tokenizer, c) for c in completions]
-        found = [float(s) for s in self._function([self._texts[tuple(p)] for p in prompts], answers)]
-        if len(found) != len(answers) or not all(math.isfinite(s) for s in found):
-            raise UserError(
-                f"{self._spec} must return one finite number for each completion",
-                why=f"{len(answers)} completions, {len(found)} numbers", hint="see assets/examples/reward.py",
-            )  # fmt: skip
-        return found
+        return laid_out(base, self.prompts, self.completions, rows)
 
 
 def response_logprobs(base: SharedBase, padded: text.Padded) -> objectives.TokenLogprobs:
@@ -179,14 +103,12 @@ def response_logprobs(base: SharedBase, padded: text.Padded) -> objectives.Token
 
     The one path by which old and new log-probabilities are computed: the ratio is 1 only if both are.
     """
-    hidden = base.hidden(padded)[:, padded.prompt_width - 1 : -1]
-    return objectives.token_logprobs(hidden, base.logits, padded.response_ids)
+    return objectives.token_logprobs(_states_before(base, padded), base.logits, padded.response_ids)
 
 
-def response_values(base: SharedBase, padded: text.Padded, head: nn.Linear) -> torch.Tensor:
-    """The value before each token of the completions, (B, T), in the view one is in."""
-    hidden = base.hidden(padded)[:, padded.prompt_width - 1 : -1]
-    return head(hidden.float()).squeeze(-1)
+def _states_before(base: SharedBase, padded: text.Padded) -> torch.Tensor:
+    """The hidden state before each token of the completions, (B, T, D)."""
+    return base.hidden(padded)[:, padded.prompt_width - 1 : -1]
 
 
 def logprobs_of(
@@ -215,64 +137,114 @@ def make_rollout(
     *,
     reference: str | None,
     score: Scorer,
-    value_head: nn.Linear,
     no_eos_penalty: float,
     max_new_tokens: int,
     sampling_batch: int,
     micro_batch: int,
     generator: torch.Generator,
     on_batch: Callable[[int], None],
+    trust_sampled: bool,
 ) -> Rollout:
-    """Sample from the policy, then score, and read log-probs, reference log-probs and values.
+    """Sample from the policy, then read what the reward model and the reference make of it, each once.
 
-    ``on_batch`` is told how many answers are sampled.
+    Args:
+        on_batch: is told how many answers are sampled.
+        trust_sampled: log-probabilities are those of the sampling, if on the longest answers the training's own pass
+            gives the same; else, and where it does not, they are computed again.
     """
     with base.view("policy"):
         samples = sample(
             base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
             on_batch=on_batch,
         )  # fmt: skip
-    scores = torch.tensor(score(prompts, samples.completions))
-    ended = torch.tensor(samples.ended)
-    scores = torch.where(ended, scores, scores - no_eos_penalty)
-    order = sorted(range(len(prompts)), key=lambda i: len(samples.completions[i]))
+    order = by_length(samples.completions)
     batches = split([order], micro_batch)
-    padded = [_laid_out(base, prompts, samples.completions, rows) for rows in batches]
-    with torch.no_grad():
-        with base.view("policy"):
-            policy = [response_logprobs(base, p) for p in padded]
-        with base.view(reference):
-            frozen = [response_logprobs(base, p).logprobs for p in padded]
-        with base.view("value"):
-            values = [response_values(base, p, value_head) for p in padded]
-    rollout = Rollout(
+    padded = [laid_out(base, prompts, samples.completions, rows) for rows in batches]
+    policy = _policy_logprobs(base, samples, batches, padded, trust_sampled)
+    frozen, states = _reference(base, reference, padded)
+    if isinstance(score, RewardModel):
+        read = [score.read(p) for p in padded]
+    else:
+        told = torch.tensor(score(prompts, samples.completions, micro_batch), device=base.device)
+        whole = [torch.zeros_like(r) for r in frozen]  # no token has a part of its own
+        read = [Reading(told[rows], *rest) for rows, *rest in zip(batches, whole, states, strict=True)]
+    ended = torch.tensor(samples.ended, device=base.device)
+    scores = unsorted([r.scores[:, None] for r in read], order).squeeze(-1)
+    return Rollout(
         prompts=prompts,
         completions=samples.completions,
-        ended=ended.to(base.device),
-        scores=scores.to(base.device),
-        logprobs=_unsorted([p.logprobs for p in policy], order),
-        reference=_unsorted(frozen, order),
-        values=_unsorted(values, order),
-        entropy=_unsorted([p.entropy for p in policy], order),
-        response_mask=_unsorted([p.response_mask for p in padded], order),
+        ended=ended,
+        scores=torch.where(ended, scores, scores - no_eos_penalty),
+        parts=unsorted([r.parts for r in read], order),
+        logprobs=unsorted([p.logprobs for p in policy], order),
+        reference=unsorted(frozen, order),
+        entropy=unsorted([p.entropy for p in policy], order),
+        states=unsorted([r.states for r in read], order),
+        response_mask=unsorted([p.response_mask for p in padded], order),
         micro_batches=batches,
     )
-    rollout.check_sampled(samples.logprobs)
-    return rollout
 
 
-def _laid_out(
-    base: SharedBase, prompts: Sequence[list[int]], completions: Sequence[list[int]], rows: Sequence[int]
-) -> text.Padded:
-    return text.pad([prompts[i] for i in rows], [completions[i] for i in rows], base.pad, base.device)
+def _policy_logprobs(
+    base: SharedBase,
+    samples: Samples,
+    batches: list[list[int]],
+    padded: list[text.Padded],
+    trust_sampled: bool,
+) -> list[objectives.TokenLogprobs]:
+    """Of each micro-batch: those of the sampling, where they may be trusted and are those of training.
+
+    Raises:
+        JobError: the two are so far apart that it cannot be rounding.
+    """
+    sampled = [_as_sampled(samples, rows, p) for rows, p in zip(batches, padded, strict=True)]
+    with torch.no_grad(), base.view("policy"):
+        base.model.eval()
+        longest = response_logprobs(base, padded[-1])
+        apart = (longest.logprobs - sampled[-1].logprobs).abs()[padded[-1].response_mask]
+        _check_sampled(float(apart.mean()))
+        if trust_sampled and float(apart.max()) < SAMPLED_ALIKE:
+            return sampled
+        return [*(response_logprobs(base, p) for p in padded[:-1]), longest]
 
 
-def _unsorted(parts: list[torch.Tensor], order: list[int]) -> torch.Tensor:
-    """Micro-batches of different widths as one (B, T) in the prompts' order, zero (False) on the right."""
-    width = max(p.shape[1] for p in parts)
-    stacked = torch.cat([nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
-    inverse = torch.tensor(order, device=stacked.device).argsort()
-    return stacked[inverse]
+def _as_sampled(samples: Samples, rows: list[int], padded: text.Padded) -> objectives.TokenLogprobs:
+    """What sampling said of a micro-batch, laid out like it."""
+    mask = padded.response_mask
+    found: list[torch.Tensor] = []
+    for told in (samples.logprobs, samples.entropy):
+        spread = torch.zeros(mask.shape, device=mask.device)
+        spread[mask] = torch.tensor([x for i in rows for x in told[i]], device=mask.device)
+        found.append(spread)
+    return objectives.TokenLogprobs(*found)
+
+
+def _check_sampled(apart: float) -> None:
+    """Training computes the log-probabilities of the sampling, but for rounding.
+
+    Raises:
+        JobError: it does not, as with a model whose output layer does more than is known here.
+    """
+    if not apart < SAMPLED_APART:
+        raise JobError(
+            f"sampling and training are {apart:.2g} nats a token apart",
+            why="they compute this model's log-probabilities differently",
+            hint="please report this with the run's job.log; until it is mended, train another model",
+        )
+
+
+def _reference(
+    base: SharedBase, view: str | None, padded: list[text.Padded]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The reference's log-probabilities and states of each micro-batch, (B, T) and (B, T, D)."""
+    logprobs: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
+    with torch.no_grad(), base.view(view):
+        base.model.eval()
+        for p in padded:
+            states.append(_states_before(base, p))
+            logprobs.append(objectives.token_logprobs(states[-1], base.logits, p.response_ids).logprobs)
+    return logprobs, states
 
 
 def sequence_kl(samples: Samples, reference: list[torch.Tensor]) -> list[float]:

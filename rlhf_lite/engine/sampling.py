@@ -26,11 +26,13 @@ class Samples:
     Attributes:
         completions: token ids, the stop token included where one was sampled.
         logprobs: natural log-probability of each of those tokens at temperature 1.
+        entropy: of the distribution each of them was drawn from, in nats.
         ended: whether the answer ended by itself.
     """
 
     completions: list[list[int]]
     logprobs: list[list[float]]
+    entropy: list[list[float]]
     ended: list[bool]
 
 
@@ -53,15 +55,16 @@ def sample(
     )  # neighbours in length waste least padding
     completions: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
+    entropy: list[list[float]] = [[] for _ in prompts]
     with merged(base.model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = _sample_batch(base, [prompts[i] for i in rows], max_new_tokens, generator, greedy)
-            for i, ids, values in zip(rows, *batch, strict=True):
-                completions[i], logprobs[i] = ids, values
+            for i, ids, chosen, spread in zip(rows, *batch, strict=True):
+                completions[i], logprobs[i], entropy[i] = ids, chosen, spread
             if on_batch:
                 on_batch(start + len(rows))
-    return Samples(completions, logprobs, [bool(c) and c[-1] in base.stops for c in completions])
+    return Samples(completions, logprobs, entropy, [bool(c) and c[-1] in base.stops for c in completions])
 
 
 def _sample_batch(
@@ -70,7 +73,7 @@ def _sample_batch(
     max_new_tokens: int,
     generator: torch.Generator,
     greedy: bool,
-) -> tuple[list[list[int]], list[list[float]]]:
+) -> tuple[list[list[int]], list[list[float]], list[list[float]]]:
     padded = text.pad(prompts, [[]] * len(prompts), base.pad, base.device)
     room = min(max_new_tokens, base.context - padded.prompt_width)
     cache = RolloutCache(padded.prompt_width + room)
@@ -79,7 +82,7 @@ def _sample_batch(
     stops = torch.tensor(sorted(base.stops), device=base.device)
     rows = torch.arange(len(prompts), device=base.device)  # which prompt each row answers
     live = torch.ones_like(rows, dtype=torch.bool)
-    tokens: list[torch.Tensor] = []  # (row, token, logprob) of every step's live rows
+    tokens: list[torch.Tensor] = []  # (row, token, logprob, entropy) of every step's live rows
     base.model.eval()
     for step in range(room):
         with torch.no_grad():
@@ -90,7 +93,8 @@ def _sample_batch(
             every = torch.softmax(out.logits[:, -1].float(), -1)  # (b, V)
         chosen = every.argmax(-1) if greedy else _draw(every, generator)
         picked = every.gather(-1, chosen[:, None]).squeeze(-1).log()
-        tokens.append(torch.stack([rows.double(), chosen.double(), picked.double()])[:, live])
+        entropy = torch.special.entr(every).sum(-1)
+        tokens.append(torch.stack([x.double() for x in (rows, chosen, picked, entropy)])[:, live])
         live = live & ~torch.isin(chosen, stops)
         left = int(live.sum())
         if not left:
@@ -160,14 +164,16 @@ class RolloutCache(DynamicCache):
         self.layer_class_to_replicate = lambda: _RolloutLayer(room)
 
 
-def _by_row(tokens: torch.Tensor, count: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Sort (row, token, logprob) columns by row."""
+def _by_row(tokens: torch.Tensor, count: int) -> tuple[list[list[int]], list[list[float]], list[list[float]]]:
+    """Sort (row, token, logprob, entropy) columns by row."""
     ids: list[list[int]] = [[] for _ in range(count)]
     logprobs: list[list[float]] = [[] for _ in range(count)]
-    for row, token, logprob in tokens.T.tolist():
+    entropies: list[list[float]] = [[] for _ in range(count)]
+    for row, token, logprob, entropy in tokens.T.tolist():
         ids[int(row)].append(int(token))
         logprobs[int(row)].append(logprob)
-    return ids, logprobs
+        entropies[int(row)].append(entropy)
+    return ids, logprobs, entropies
 
 
 def seeded(device: torch.device, seed: int, step: int) -> torch.Generator:

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from itertools import accumulate
 
 import torch
-from torch import nn
 
+from rlhf_lite.engine.batches import widened
 from rlhf_lite.engine.processes import Team
 from rlhf_lite.engine.rollout import Rollout
 
@@ -29,7 +29,7 @@ def whole(team: Team, make: Callable[[], Rollout], device: torch.device) -> Roll
         for rows in s.micro_batches
     ]
     tensors = {
-        name: torch.cat([nn.functional.pad(x, (0, width - x.shape[1])) if x.ndim == 2 else x for x in parts])
+        name: torch.cat([widened(x, width) if x.ndim > 1 else x for x in parts])
         for name in TENSORS
         if (parts := [getattr(s, name) for s in shares])
     }

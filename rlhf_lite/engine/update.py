@@ -1,73 +1,62 @@
-"""Clipped updates of policy and value on one rollout (Schulman et al. 2017, algorithm 1).
+"""What one rollout changes: its advantages, and clipped updates of the policy (Schulman et al. 2017, algorithm 1).
 
 Gradients of micro-batches add up to a minibatch's, each weighed by its real tokens, so that the micro-batch is a
-matter of memory alone, and which process computes it one of speed. Policy and value take turns: each runs its backward
-before the view of the base changes.
+matter of memory alone, and which process computes it one of speed.
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
-from rlhf_lite.engine import objectives, text
-from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine import objectives
+from rlhf_lite.engine.batches import split
+from rlhf_lite.engine.critic import explained_variance
 from rlhf_lite.engine.learner import Learner
-from rlhf_lite.engine.rollout import Rollout, response_logprobs, response_values, split
+from rlhf_lite.engine.rollout import Rollout, response_logprobs
 from rlhf_lite.engine.statistics import mean
 from rlhf_lite.errors import JobError
 from rlhf_lite.settings import Ppo
 
 RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 MicroBatches = list[list[int]]
-LossOf = Callable[[text.Padded, list[int]], objectives.PolicyLoss | objectives.ValueLoss]
-"""A micro-batch as it is laid out, and its rows in the rollout → its loss."""
 
 
-def update(
-    learner: Learner,
-    settings: Ppo,
-    rollout: Rollout,
-    estimate: objectives.Advantages,
-    shuffler: random.Random,
-) -> dict[str, float]:
-    """Some epochs over the rollout; the policy's end once it has moved by ``max_approx_kl``.
+def update(learner: Learner, settings: Ppo, rollout: Rollout, shuffler: random.Random) -> dict[str, float]:
+    """Some epochs over the rollout, until the policy has moved by ``max_approx_kl``; the critic learns from it too.
 
     Returns:
-        The means of what the charts show, by TRL's names.
+        The means of what the charts show, by TRL's names where it has one.
     """
-    advantages = objectives.center_and_scale(estimate.advantages, rollout.response_mask)
+    advantages, explained = judge(learner, settings, rollout)
     history: list[dict[str, float]] = []
-    moved = False
-    for _ in range(settings.epochs):
-        order = shuffler.sample(rollout.micro_batches, len(rollout.micro_batches))
-        size = max(1, settings.minibatch // rollout.rows)
-        for first in range(0, len(order), size):
-            group = order[first : first + size]
-            metrics = {"loss/value_avg": update_value(learner, settings, rollout, group, estimate.returns)}
-            if not moved:
-                metrics |= update_policy(learner, settings, rollout, group, advantages, unmoved=not history)
-                moved = metrics["policy/approxkl_avg"] > settings.max_approx_kl
-            history.append(metrics)
-    names = {name for h in history for name in h}
-    return {n: mean([h[n] for h in history if n in h]) for n in sorted(names)}
+    for group in _minibatches(settings, rollout, shuffler):
+        history.append(update_policy(learner, settings, rollout, group, advantages, unmoved=not history))
+        if history[-1]["policy/approxkl_avg"] > settings.max_approx_kl:
+            break
+    means = {name: mean([metrics[name] for metrics in history]) for name in history[0]}
+    return {**means, "value/explained_variance": explained}
 
 
-def warm_up_value(
-    learner: Learner, settings: Ppo, rollout: Rollout, returns: torch.Tensor, on_update: Callable[[int], None]
-) -> None:
-    """Let the value model learn this rollout's returns before its advantages mean anything.
+def judge(learner: Learner, settings: Ppo, rollout: Rollout) -> tuple[torch.Tensor, float]:
+    """Advantages, (B, T), centred and scaled, by the critic as it was; then it learns what came of these states.
 
-    ``on_update`` is told how many of the ``value_warmup`` updates are done.
+    Also returns the share of the returns' variance that it had foretold.
     """
-    batches = list(rollout.micro_batches)
-    for index in range(settings.value_warmup):
-        update_value(learner, settings, rollout, [batches[index % len(batches)]], returns)
-        on_update(index + 1)
+    counters, critic, mask = learner.counters, learner.critic, rollout.response_mask
+    counters.scores.update(rollout.scores)
+    std = counters.scores.std
+    scores = (rollout.scores / std).clamp(-settings.score_clip, settings.score_clip)
+    rewards = objectives.token_rewards(scores, rollout.parts / std, rollout.kl, mask, counters.kl_coef)
+    values = critic.values(rollout.states, mask)
+    estimate = objectives.gae(rewards, values, mask, settings.gamma, settings.lam)
+    returns = objectives.gae(rewards, torch.zeros_like(values), mask, settings.gamma, 1.0).returns
+    critic.learn(rollout.states, returns, mask)
+    return objectives.center_and_scale(estimate.advantages, mask), explained_variance(values, returns, mask)
 
 
 def update_policy(
@@ -89,17 +78,10 @@ def update_policy(
         FloatingPointError: the loss or its gradient is not finite.
         JobError: the ratio is not 1 where it must be.
     """
-    base = learner.base
-
-    def loss(padded: text.Padded, rows: list[int]) -> objectives.PolicyLoss:
-        mask, width = padded.response_mask, padded.response_mask.shape[1]
-        new, old = response_logprobs(base, padded).logprobs, rollout.logprobs[rows, :width]
-        return objectives.policy_loss(new, old, advantages[rows, :width], mask, settings.clip)
-
-    means = _backward(learner, "policy", learner.policy_optimizer, rollout, group, loss)
+    means = _backward(learner, rollout, group, advantages, settings.clip)
     if unmoved:
-        _check_ratio(means["ratio"], RATIO_TOLERANCE[base.model.dtype])
-    learner.step_policy()
+        _check_ratio(means["ratio"], RATIO_TOLERANCE[learner.base.model.dtype])
+    learner.step()
     return {
         "loss/policy_avg": means["loss"],
         "policy/approxkl_avg": means["approx_kl"],
@@ -108,35 +90,18 @@ def update_policy(
     }
 
 
-def update_value(
-    learner: Learner, settings: Ppo, rollout: Rollout, group: MicroBatches, returns: torch.Tensor
-) -> float:
-    """One minibatch of value regression; returns the loss.
-
-    Raises:
-        FloatingPointError: the loss or its gradient is not finite.
-    """
-    base = learner.base
-
-    def loss(padded: text.Padded, rows: list[int]) -> objectives.ValueLoss:
-        mask, width = padded.response_mask, padded.response_mask.shape[1]
-        values, old = response_values(base, padded, learner.value_head), rollout.values[rows, :width]
-        return objectives.value_loss(values, old, returns[rows, :width], mask, settings.value_clip)
-
-    means = _backward(learner, "value", learner.value_optimizer, rollout, group, loss)
-    learner.step_value()
-    return means["loss"]
+def _minibatches(settings: Ppo, rollout: Rollout, shuffler: random.Random) -> Iterator[MicroBatches]:
+    """Of all epochs; micro-batches are drawn anew in each."""
+    for _ in range(settings.epochs):
+        order = shuffler.sample(rollout.micro_batches, len(rollout.micro_batches))
+        size = max(1, settings.minibatch // rollout.rows)
+        yield from (order[first : first + size] for first in range(0, len(order), size))
 
 
 def _backward(
-    learner: Learner,
-    view: str,
-    optimizer: torch.optim.Optimizer,
-    rollout: Rollout,
-    group: MicroBatches,
-    loss: LossOf,
+    learner: Learner, rollout: Rollout, group: MicroBatches, advantages: torch.Tensor, clip: float
 ) -> dict[str, float]:
-    """A minibatch's gradients, a micro-batch at a time; returns the mean over its tokens of all that ``loss`` gives.
+    """A minibatch's gradients, a micro-batch at a time; returns the mean over its tokens of all that the loss tells.
     Each process computes its share of the micro-batches; all end up with the whole.
 
     Where memory does not do, the minibatch begins again with micro-batches of half the size, to which the rollout
@@ -147,32 +112,40 @@ def _backward(
     while True:
         own = team.share(split(group, rollout.rows))
         try:
-            parts = team.each(partial(_summed, base, view, rollout, own, loss, tokens))
+            parts = team.each(partial(_summed, learner, rollout, own, advantages, clip, tokens))
         except torch.OutOfMemoryError:
             if rollout.rows == 1:
                 raise
         else:
-            team.add_up(p for g in optimizer.param_groups for p in g["params"])
+            team.add_up(learner.parameters)
             return {name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]}
         # Behind the except: the error holds the frames, and they what filled the memory.
-        optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad(set_to_none=True)
         if base.device.type == "cuda":
             torch.cuda.empty_cache()
         rollout.split(rollout.rows // 2)
 
 
 def _summed(
-    base: SharedBase, view: str, rollout: Rollout, group: MicroBatches, loss: LossOf, tokens: int
+    learner: Learner,
+    rollout: Rollout,
+    group: MicroBatches,
+    advantages: torch.Tensor,
+    clip: float,
+    tokens: int,
 ) -> dict[str, float]:
     """The part of these micro-batches in a minibatch of so many tokens."""
-    means: dict[str, float] = defaultdict(float)
+    base, means = learner.base, defaultdict[str, float](float)
     base.model.train()  # switches checkpointing on where it was asked for, nothing else: there is no dropout
-    with base.view(view):
+    with base.view("policy"):
         for rows in group:
             padded = rollout.pick(rows, base)
-            result, share = loss(padded, rows), int(padded.response_mask.sum()) / tokens
+            mask, width = padded.response_mask, padded.response_mask.shape[1]
+            new, old = response_logprobs(base, padded).logprobs, rollout.logprobs[rows, :width]
+            result = objectives.policy_loss(new, old, advantages[rows, :width], mask, clip)
             if not torch.isfinite(result.loss):
-                raise FloatingPointError(f"the {view} loss is not finite")
+                raise FloatingPointError("the policy loss is not finite")
+            share = int(mask.sum()) / tokens
             (result.loss * share).backward()
             for name, value in vars(result).items():
                 means[name] += float(value.detach()) * share

@@ -43,8 +43,7 @@ class Model:
 
     def distributions(self, prompt: list[int], answer: list[int], adapter: Weights) -> torch.Tensor:
         """Log-probability of every token of the vocabulary before each token of the answer, (T, V)."""
-        before = self.states(prompt, answer, adapter)[len(prompt) - 1 : -1]
-        logits = before @ self._model.lm_head.weight.T
+        logits = self.before(prompt, answer, adapter) @ self._model.lm_head.weight.T
         return logits - logits.exp().sum(-1, keepdim=True).log()
 
     def logprobs(self, prompt: list[int], answer: list[int], adapter: Weights) -> torch.Tensor:
@@ -52,15 +51,39 @@ class Model:
         every = self.distributions(prompt, answer, adapter)
         return torch.stack([every[t, token] for t, token in enumerate(answer)])
 
-    def values(self, prompt: list[int], answer: list[int], adapter: Weights) -> torch.Tensor:
-        """The value of the state before each token of the answer, (T,)."""
-        return self.states(prompt, answer, adapter)[len(prompt) - 1 : -1] @ adapter["head"][0]
+    def before(self, prompt: list[int], answer: list[int], adapter: Weights) -> torch.Tensor:
+        """The state before each token of the answer, (T, D)."""
+        return self.states(prompt, answer, adapter)[len(prompt) - 1 : -1]
 
 
-def token_rewards(score: float, policy: list[float], reference: list[float], beta: float) -> list[float]:
-    """Ziegler et al. 2019, eq. 2: every token pays β·log(π/ρ); the answer's score comes with its last token."""
-    paid = [-beta * (p - r) for p, r in zip(policy, reference, strict=True)]
-    return [*paid[:-1], paid[-1] + score]
+def token_rewards(
+    score: float, parts: list[float], policy: list[float], reference: list[float], beta: float
+) -> list[float]:
+    """Ziegler et al. 2019, eq. 2: every token pays β·log(π/ρ). It earns its part of the score, the last the rest."""
+    earned = [*parts[:-1], score - sum(parts[:-1])]
+    return [e - beta * (p - r) for e, p, r in zip(earned, policy, reference, strict=True)]
+
+
+def ridge(batches: list[tuple[torch.Tensor, torch.Tensor]], decay: float, strength: float) -> torch.Tensor:
+    """The map of states (N, D) to returns (N,) that errs least over all batches, (D + 1,), its last number a constant.
+
+    Each batch counts ``decay`` times the next one; ``strength`` is in units of the states' mean square, and shrinks
+    all but the constant. Solved as least squares with a row of its own for each number that is shrunk.
+    """
+    age = list(reversed(range(len(batches))))
+    x = torch.cat(
+        [decay ** (a / 2) * with_constant(states) for a, (states, _) in zip(age, batches, strict=True)]
+    )
+    y = torch.cat([decay ** (a / 2) * returns for a, (_, returns) in zip(age, batches, strict=True)])
+    width = x.shape[1] - 1
+    unit = float((x[:, :width] ** 2).sum()) / width
+    shrunk = (strength * unit) ** 0.5 * torch.eye(width, width + 1, dtype=x.dtype)
+    zeros = torch.zeros(width, dtype=y.dtype)
+    return torch.linalg.lstsq(torch.cat([x, shrunk]), torch.cat([y, zeros])).solution
+
+
+def with_constant(states: torch.Tensor) -> torch.Tensor:
+    return torch.cat([states, torch.ones(len(states), 1, dtype=states.dtype)], 1)
 
 
 def advantages(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
@@ -95,17 +118,6 @@ def policy_terms(
 def is_clipped(ratio: float, advantage: float, epsilon: float) -> bool:
     """PPO, figure 1: the objective is flat where it would be rewarded to go on in the direction it has gone."""
     return ratio > 1 + epsilon if advantage > 0 else ratio < 1 - epsilon if advantage < 0 else False
-
-
-def value_terms(
-    new: torch.Tensor, old: list[float], returns: list[float], epsilon: float
-) -> list[torch.Tensor]:
-    """Huang et al. 2024, value clipping: ½·max((V − R)², (V_old + clip(V − V_old, ± ε) − R)²) of each token."""
-    terms: list[torch.Tensor] = []
-    for value, before, wanted in zip(new, old, returns, strict=True):
-        held = before + (value - before).clamp(-epsilon, epsilon)
-        terms.append(0.5 * torch.maximum((value - wanted) ** 2, (held - wanted) ** 2))
-    return terms
 
 
 def mean(terms: list[torch.Tensor]) -> torch.Tensor:

@@ -88,7 +88,7 @@ def test_a_policy_that_starts_from_sft_is_the_frozen_sft_bit_for_bit(
     base.add("first", Lora(), trainable=False)
     randomise(base, "first", 1)
     base.save_adapter("first", tmp_path / "sft")
-    learner = Learner(load_base(), Ppo(), Lora(), start=tmp_path / "sft", reward=None)
+    learner = Learner(load_base(), Ppo(), Lora(), start=tmp_path / "sft")
     with torch.no_grad():
         with learner.base.view(learner.reference):
             reference = learner.base.hidden(batch(base))
@@ -111,8 +111,8 @@ def test_switching_views_leaves_exactly_the_declared_parameters_trainable(base: 
         assert {id(p) for p in base.model.parameters() if p.requires_grad} == expected
 
 
-def test_learner_trains_exactly_its_adapters_in_fp32(base: SharedBase) -> None:
-    learner = Learner(base, Ppo(), Lora(), start=None, reward=None)
+def test_learner_trains_exactly_its_adapter_in_fp32(base: SharedBase) -> None:
+    learner = Learner(base, Ppo(), Lora(), start=None)
     learner.check_trainable()
     base.parameters("policy")[0].requires_grad_(False)
     with pytest.raises(AssertionError):

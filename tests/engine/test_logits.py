@@ -59,13 +59,12 @@ def test_a_family_whose_logits_are_not_understood_is_refused(
 ) -> None:
     """Rather than trained with a ratio that is 1 and wrong."""
     base = load(FAMILIES["llama"], tmp_path)
-    for name in ("policy", "value"):
-        base.add(name, Lora(), trainable=True)
+    base.add("policy", Lora(), trainable=True)
     plain = base.logits
     monkeypatch.setattr(base, "logits", lambda hidden: 3 * plain(hidden))
     with pytest.raises(JobError, match="nats a token apart"):
         make_rollout(
-            base, PROMPTS, reference=None, score=lambda _, answers: [0.0] * len(answers),
-            value_head=torch.nn.Linear(base.width, 1), no_eos_penalty=0.0, max_new_tokens=12, sampling_batch=2,
+            base, PROMPTS, reference=None, score=lambda _, answers, rows: [0.0] * len(answers),
+            trust_sampled=True, no_eos_penalty=0.0, max_new_tokens=12, sampling_batch=2,
             micro_batch=2, generator=seeded(base.device, 0, 1), on_batch=lambda _: None,
         )  # fmt: skip

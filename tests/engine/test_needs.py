@@ -10,6 +10,7 @@ import pytest
 import torch
 from live_bytes import LiveBytes
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -32,8 +33,9 @@ from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase, load_causal_lm
 from rlhf_lite.engine.decoder import Decoder
 from rlhf_lite.engine.learner import Learner
-from rlhf_lite.engine.rollout import RewardModel, response_logprobs, response_values
+from rlhf_lite.engine.rollout import response_logprobs
 from rlhf_lite.engine.sampling import RolloutCache
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.settings import Lora, Ppo, Quantization
 
 RANK, ROWS, PROMPT, ANSWER, WINDOW = 5, 3, 20, 9, 16
@@ -115,21 +117,22 @@ def test_what_ppo_holds_is_what_the_plan_says_to_the_byte(
         earlier.save_adapter(adapter, tmp_path / adapter, {heads.SCORE_KEY: torch.zeros(1, base.width)})
         heads.save_scale(tmp_path / adapter, heads.RewardScale())
     weights = size(held(base.model))
-    learner = Learner(base, Ppo(), lora, start=tmp_path / "sft", reward=tmp_path / "reward")
+    learner = Learner(base, Ppo(), lora, start=tmp_path / "sft")
     reward = RewardModel(base, tmp_path / "reward")
-    assert size(held(base.model)) - weights == 4 * needs.adapter(model, RANK)
-    assert size([*learner.value_head.parameters(), *reward.head.parameters()]) == 2 * needs.head(model)
+    assert size(held(base.model)) - weights == 3 * needs.adapter(model, RANK)
+    assert size(reward.head.parameters()) == needs.head(model)
+    learner.critic.save(tmp_path / "critic.safetensors")
+    assert size(load_file(str(tmp_path / "critic.safetensors")).values()) == needs.critic(model)
 
-    for parameter in (*learner.policy_parameters, *learner.value_parameters):
+    for parameter in learner.parameters:
         parameter.grad = torch.ones_like(parameter)
-    gradients = size(p.grad for p in learner.policy_parameters if p.grad is not None)
+    gradients = size(p.grad for p in learner.parameters if p.grad is not None)
     assert gradients == needs.adapter(model, RANK)
-    learner.step_policy()
-    learner.step_value()
-    states = [s for o in (learner.policy_optimizer, learner.value_optimizer) for s in o.state.values()]
+    learner.step()
+    states = list(learner.optimizer.state.values())
     steps = sum(s["step"].nbytes for s in states)
     assert steps == 4 * len(states)
-    assert size(t for s in states for k, t in s.items() if k != "step") == needs.adam(model, RANK, 2, 1)
+    assert size(t for s in states for k, t in s.items() if k != "step") == needs.adam(model, RANK, 0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -204,13 +207,13 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     monkeypatch.setattr(engine_base, "compute_dtype", lambda device: DTYPES[width])
     folder, lora = saved(PASSES[name], tmp_path), Lora(rank=RANK)
     model, base = shapes.read(folder, name), load(folder, "nf4")
-    learner = Learner(base, Ppo(), lora, start=None, reward=None)
+    learner = Learner(base, Ppo(), lora, start=None)
     padded = text.pad([[5] * n for n in PADDED], [[7] * 96] * len(PADDED), 0, base.device)
     length = padded.ids.shape[1]
     tokens = len(PADDED) * length
 
     base.model.eval()
-    with LiveBytes(held(base.model)) as scoring, torch.no_grad(), base.view("value"):
+    with LiveBytes(held(base.model)) as scoring, torch.no_grad(), base.view("policy"):
         base.hidden(padded)
     assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, width, length), rel=0.1)
 
@@ -219,28 +222,28 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     one_layer = tokens * needs.layer(model, RANK, width, length)
     every_layer = tokens * model.layers * needs.activations(model, RANK, width, length)
     last_layer = one_layer - every_layer / model.layers
-    assert _value_pass(learner, padded) == pytest.approx(every_layer + last_layer, rel=0.1)
+    assert _backbone_pass(learner, padded) == pytest.approx(every_layer + last_layer, rel=0.1)
     assert _policy_pass(learner, padded) == pytest.approx(every_layer + max(last_layer, logits), rel=0.1)
 
     base.model.gradient_checkpointing_enable({"use_reentrant": False})
     layer_inputs = tokens * needs.layer_inputs(model, width)
     gradients = needs.adapter(model, RANK) / model.layers
-    assert _value_pass(learner, padded) == pytest.approx(layer_inputs + one_layer + gradients, rel=0.1)
+    assert _backbone_pass(learner, padded) == pytest.approx(layer_inputs + one_layer + gradients, rel=0.1)
     assert _policy_pass(learner, padded) == pytest.approx(
         layer_inputs + max(one_layer + gradients, logits), rel=0.1
     )
 
 
-def _value_pass(learner: Learner, padded: text.Padded) -> int:
-    """The most bytes that are alive at once in a forward and a backward pass."""
-    with LiveBytes(held(learner.base.model)) as alive, learner.base.view("value"):
-        response_values(learner.base, padded, learner.value_head).sum().backward()
-    learner.value_optimizer.zero_grad(set_to_none=True)
+def _backbone_pass(learner: Learner, padded: text.Padded) -> int:
+    """The most bytes that are alive at once in a forward and a backward pass without logits."""
+    with LiveBytes(held(learner.base.model)) as alive, learner.base.view("policy"):
+        learner.base.hidden(padded)[:, padded.prompt_width :].sum().backward()
+    learner.optimizer.zero_grad(set_to_none=True)
     return alive.peak
 
 
 def _policy_pass(learner: Learner, padded: text.Padded) -> int:
     with LiveBytes(held(learner.base.model)) as alive, learner.base.view("policy"):
         response_logprobs(learner.base, padded).logprobs.sum().backward()
-    learner.policy_optimizer.zero_grad(set_to_none=True)
+    learner.optimizer.zero_grad(set_to_none=True)
     return alive.peak

@@ -60,18 +60,17 @@ def test_junk_in_padding_changes_nothing(response_mask: torch.Tensor) -> None:
             return torch.where(response_mask, x, junk)
 
         new, old, reference = dirty(-numbers(1).abs()), dirty(-numbers(2).abs()), dirty(-numbers(3).abs())
-        values, old_values = dirty(numbers(4)), dirty(numbers(5))
+        parts, values = torch.where(response_mask, numbers(4), 0), dirty(numbers(5))
         kl = torch.where(response_mask, objectives.kl_k1(old, reference), junk)
         rewards = objectives.token_rewards(
-            torch.arange(float(B), dtype=torch.float64), kl, response_mask, 0.1
+            torch.arange(float(B), dtype=torch.float64), parts, kl, response_mask, 0.1
         )
-        estimate = objectives.gae(dirty(rewards), old_values, response_mask, 1.0, 0.95)
+        estimate = objectives.gae(dirty(rewards), values, response_mask, 1.0, 0.95)
         advantages = dirty(objectives.center_and_scale(dirty(estimate.advantages), response_mask))
         policy = objectives.policy_loss(new, old, advantages, response_mask, 0.2)
-        value = objectives.value_loss(values, old_values, dirty(estimate.returns), response_mask, 0.2)
         return [
             rewards, estimate.advantages, estimate.returns, policy.loss, policy.approx_kl, policy.clip_fraction,
-            policy.ratio, value.loss, value.clip_fraction, objectives.masked_mean(new, response_mask),
+            policy.ratio, objectives.masked_mean(new, response_mask),
         ]  # fmt: skip
 
     for clean, dirty in zip(everything(0.0), everything(1e4), strict=True):
@@ -104,16 +103,26 @@ def test_the_clipped_surrogate_is_the_papers_table(advantage: float, ratio: floa
 
 def test_the_score_lands_on_the_last_real_token(response_mask: torch.Tensor) -> None:
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
-    rewards = objectives.token_rewards(scores, torch.zeros(B, T), response_mask, 0.05)
+    rewards = objectives.token_rewards(scores, torch.zeros(B, T), torch.zeros(B, T), response_mask, 0.05)
     for b, last in enumerate([8, 0, 3, 6, 2]):
         assert float(rewards[b, last]) == float(scores[b])
         assert float(rewards[b].abs().sum()) == float(scores[b])
 
 
+def test_every_token_earns_its_part_and_the_last_one_the_rest(response_mask: torch.Tensor) -> None:
+    """What an answer earns in all is its score, however the tokens share it; what is told of padding is nothing."""
+    scores, parts = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.where(response_mask, numbers(1), 0)
+    rewards = objectives.token_rewards(scores.double(), parts, torch.zeros(B, T), response_mask, 0.05)
+    assert torch.allclose(rewards.sum(-1), scores.double())
+    for b, last in enumerate([8, 0, 3, 6, 2]):
+        assert torch.equal(rewards[b, :last], parts[b, :last])
+
+
 def test_every_token_pays_for_its_kl() -> None:
     """Ziegler et al. 2019, eq. 2: R = r − β·log(π/ρ); drifting from the reference costs."""
     mask = torch.tensor([[True, True, False]])
-    rewards = objectives.token_rewards(torch.tensor([1.0]), torch.tensor([[2.0, -0.5, 9.0]]), mask, 0.1)
+    kl, none = torch.tensor([[2.0, -0.5, 9.0]]), torch.zeros(1, 3)
+    rewards = objectives.token_rewards(torch.tensor([1.0]), none, kl, mask, 0.1)
     assert rewards[0].tolist() == pytest.approx([-0.2, 1.05, 0.0])
 
 
@@ -152,26 +161,6 @@ def test_token_logprobs_are_the_log_softmax_and_its_entropy_whatever_the_chunk()
         assert torch.allclose(found.logprobs, every.gather(-1, targets[..., None])[..., 0], atol=1e-6)
         assert torch.allclose(found.entropy, -(every.exp() * every).sum(-1), atol=1e-6)
         assert bool((found.entropy >= 0).all())
-
-
-def test_the_value_loss_is_pessimistic_about_leaving_the_old_values() -> None:
-    one = torch.ones(1, 1, dtype=torch.bool)
-
-    def loss(value: float, old: float, target: float) -> float:
-        pick = objectives.value_loss(
-            torch.tensor([[value]]), torch.tensor([[old]]), torch.tensor([[target]]), one, 0.2
-        )
-        return float(pick.loss)
-
-    assert loss(0.1, 0.0, 1.0) == pytest.approx(0.5 * 0.9**2)  # inside the clip: the plain error
-    assert loss(0.9, 0.0, 1.0) == pytest.approx(0.5 * 0.8**2)  # ran ahead: as if only 0.2 had been gone
-
-
-def test_the_share_of_clipped_values_counts_where_the_clip_binds() -> None:
-    ran_ahead, inside = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.1, 0.1]])
-    old, target, real = torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1, 2, dtype=torch.bool)
-    assert float(objectives.value_loss(ran_ahead, old, target, real, 0.2).clip_fraction) == 0.5
-    assert float(objectives.value_loss(inside, old, target, real, 0.2).clip_fraction) == 0.0
 
 
 def test_the_kl_coefficient_moves_towards_the_target_in_small_steps() -> None:

@@ -13,13 +13,14 @@ from live_bytes import LiveBytes
 from test_needs import WIDE, held, load, saved, size
 from transformers import Qwen2Config
 
-from rlhf_lite import planning, shapes
+from rlhf_lite import needs, planning, shapes
 from rlhf_lite.engine import base as engine_base
-from rlhf_lite.engine import heads, objectives, sampling, update
+from rlhf_lite.engine import heads, sampling, update
 from rlhf_lite.engine.base import pick_device
 from rlhf_lite.engine.learner import Learner
-from rlhf_lite.engine.rollout import RewardModel, make_rollout
+from rlhf_lite.engine.rollout import make_rollout
 from rlhf_lite.engine.sampling import seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.settings import Preset, override
 
 SETTINGS = ["sampling.max_prompt_tokens=96", "sampling.max_new_tokens=64", "sampling.batch_size=16",
@@ -51,22 +52,22 @@ def test_a_step_of_ppo_takes_what_is_planned_within_a_tenth(
     del earlier
 
     base = load(folder, "nf4", device)
-    learner = Learner(base, preset.ppo, preset.lora, start=tmp_path / "sft", reward=tmp_path / "reward")
+    learner = Learner(base, preset.ppo, preset.lora, start=tmp_path / "sft")
     if checkpointing:
         base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model = shapes.read(folder, "model")
     score = RewardModel(base, tmp_path / "reward")
-    already = size([*held(base.model), *learner.value_head.parameters(), *score.head.parameters()])
+    already = size([*held(base.model), *score.head.parameters()]) + needs.critic(model)
     with LiveBytes(held(base.model)) as alive:
         rollout = make_rollout(
             base, [[5] * (96 - i) for i in range(32)], reference=learner.reference, score=score,
-            value_head=learner.value_head, no_eos_penalty=1.0, max_new_tokens=64, sampling_batch=16, micro_batch=16,
+            trust_sampled=True, no_eos_penalty=1.0, max_new_tokens=64, sampling_batch=16, micro_batch=16,
             generator=seeded(base.device, 0, 0), on_batch=lambda done: None,
         )  # fmt: skip
-        estimate = objectives.Advantages(rollout.logprobs, rollout.values)
-        update.update(learner, preset.ppo, rollout, estimate, random.Random(0))
+        update.update(learner, preset.ppo, rollout, random.Random(0))
     taken = torch.cuda.max_memory_allocated() if device.type == "cuda" else already + alive.peak
     free = None if checkpointing else 2**40
-    planned = planning.plan(shapes.read(folder, "model"), preset, "nf4", free, planned_for).stages["ppo"]
+    planned = planning.plan(model, preset, "nf4", free, planned_for).stages["ppo"]
     assert planned.checkpointing is checkpointing
     beside = planned.items.get("cuda_context", 0) + planned.items.get("libraries", 0)
     assert taken == pytest.approx(planned.bytes - beside, rel=0.1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ def broken(prompts, completions):
 def short_of_one(prompts, completions):
     return [0.0] * (len(completions) - 1)
 """
-SMALL = ["ppo.episodes=8", "ppo.micro_batch=4", "ppo.minibatch=8", "ppo.value_warmup=2", "ppo.validation_samples=8",
+SMALL = ["ppo.episodes=8", "ppo.micro_batch=4", "ppo.minibatch=8", "ppo.validation_samples=8",
          "ppo.evaluate_every=2", "ppo.steps=4", "sampling.max_new_tokens=32"]  # fmt: skip
 
 
@@ -109,7 +107,7 @@ def test_the_way_to_the_first_step_is_told_part_by_part(
     parts = {event.what: [e.done for e in before if e.what == event.what] for event in before}
     assert list(parts) == [
         "loading the model", "answers to held-out prompts", "answers to learn from",
-        "first updates of the value model", "PPO steps",
+        "PPO steps",
     ]  # fmt: skip
     for sampled in list(parts.values())[1:3]:
         assert (sampled[0], sampled[-1]) == (0, 8)
@@ -175,15 +173,15 @@ def test_a_single_gradient_that_is_not_finite_costs_one_rollback(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it left behind does not spoil the next one."""
-    original, spoiled = Learner.step_policy, list[bool]()
+    original, spoiled = Learner.step, list[bool]()
 
     def step(self: Learner) -> None:
         if not spoiled:
             spoiled.append(True)
-            self.policy_parameters[0].grad = torch.full_like(self.policy_parameters[0], float("nan"))
+            self.parameters[0].grad = torch.full_like(self.parameters[0], float("nan"))
         original(self)
 
-    monkeypatch.setattr(Learner, "step_policy", step)
+    monkeypatch.setattr(Learner, "step", step)
     run = new_run(project, assignments=["ppo.steps=1"])
     assert go(run, monkeypatch) == 0
     assert [c.name for c in run.status().changes] == ["learning_rate"]
@@ -233,28 +231,20 @@ def test_live_changes_are_echoed_and_nonsense_is_refused(
 
 
 def test_a_step_follows_its_settings(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value model trains first; the policy stops once it has moved; cut answers pay; the leash adapts."""
-    calls: Counter[str] = Counter()
+    """An epoch ends once the policy has moved; cut answers pay; the leash adapts."""
+    updates: list[None] = []
+    original = update.update_policy
 
-    def count(name: str) -> None:
-        original = getattr(update, name)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        updates.append(None)
+        return original(*arguments, **named)
 
-        def counted(*arguments: Any, **named: Any) -> Any:
-            calls[name] += 1
-            return original(*arguments, **named)
-
-        monkeypatch.setattr(update, name, counted)
-
-    count("update_policy")
-    count("update_value")
+    monkeypatch.setattr(update, "update_policy", counted)
     few = ["ppo.steps=2", "ppo.epochs=3", "ppo.max_approx_kl=1e-12", "ppo.learning_rate=1e-3", "ppo.kl_target=1000",
-           "ppo.value_warmup=4", "ppo.no_eos_penalty=2.5", "sampling.max_new_tokens=28"]  # fmt: skip
+           "ppo.no_eos_penalty=2.5", "sampling.max_new_tokens=28"]  # fmt: skip
     run = new_run(project, "nothing", few)
     assert go(run, monkeypatch) == 0
-    assert calls["update_value"] == 4 + 2 * 3
-    assert calls["update_policy"] == 2 * 2, (
-        "the first cannot tell that it moves, the second does, the third is saved"
-    )
+    assert len(updates) == 2 * 2, "the first cannot tell that it moves, the second does, the third is saved"
     first, second = (m.values for m in run.status().metrics if "val/ratio" in m.values)
     assert 0 < first["val/num_eos_tokens"] < 1, "or the penalty would not show"
     ended = first[
@@ -274,7 +264,7 @@ def test_the_size_of_a_micro_batch_changes_no_gradient(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    original = Learner.step_policy
+    original = Learner.step
 
     def step_and_keep(self: Learner) -> None:
         parameters = [
@@ -283,7 +273,7 @@ def test_the_size_of_a_micro_batch_changes_no_gradient(
         seen.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
         original(self)
 
-    monkeypatch.setattr(Learner, "step_policy", step_and_keep)
+    monkeypatch.setattr(Learner, "step", step_and_keep)
     for size in (1, 2, 8):
         assert (
             go(
@@ -337,30 +327,25 @@ def test_an_update_that_runs_out_of_memory_is_made_in_smaller_parts(
     steps compute is that of a run with room enough."""
     halves = ["ppo.micro_batch=4", "ppo.minibatch=8"]
     tight, roomy = (new_run(project, assignments=halves) for _ in range(2))
-    originals, widths = (update.response_logprobs, update.response_values), list[int]()
+    original, widths = update.response_logprobs, list[int]()
 
-    def small_memory(original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(base: SharedBase, padded: text.Padded, *more: Any) -> Any:
-            widths.append(len(padded.ids))
-            if len(padded.ids) > 3 and len(widths) > 3:  # behind two of the warm-up and one of the minibatch
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return original(base, padded, *more)
+    def small_memory(base: SharedBase, padded: text.Padded) -> Any:
+        widths.append(len(padded.ids))
+        if len(padded.ids) > 3 and len(widths) > 1:  # behind the first of the minibatch
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(base, padded)
 
-        return forward
-
-    monkeypatch.setattr(update, "response_logprobs", small_memory(originals[0]))
-    monkeypatch.setattr(update, "response_values", small_memory(originals[1]))
+    monkeypatch.setattr(update, "response_logprobs", small_memory)
     assert go(tight, monkeypatch) == 0
-    assert widths[:4] == [4, 4, 4, 4]
-    assert set(widths[4:]) == {2}
+    assert widths[:2] == [4, 4]
+    assert set(widths[2:]) == {2}
     assert [(c.name, c.step, c.value) for c in tight.status().changes] == [("micro_batch", 0, 2.0)]
-    monkeypatch.setattr(update, "response_logprobs", originals[0])
-    monkeypatch.setattr(update, "response_values", originals[1])
+    monkeypatch.setattr(update, "response_logprobs", original)
     assert go(roomy, monkeypatch) == 0
     first, second = (
         next(m.values for m in r.status().metrics if "seconds" in m.values) for r in (tight, roomy)
     )
-    for name in ("loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "policy/clipfrac_avg"):
+    for name in ("loss/policy_avg", "policy/approxkl_avg", "policy/clipfrac_avg"):
         assert first[name] == pytest.approx(second[name], rel=1e-4, abs=1e-6), name
     assert tight.status().result["steps"] == roomy.status().result["steps"]
 
@@ -401,7 +386,7 @@ def untrained_step(training: ppo.Training) -> bool:
 @pytest.mark.parametrize("name", settings.preset_names())
 def test_every_preset_runs_a_step(project: Project, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     run = new_run(project)
-    few = ["ppo.steps=1", "ppo.episodes=4", "ppo.value_warmup=1", "ppo.validation_samples=4"]
+    few = ["ppo.steps=1", "ppo.episodes=4", "ppo.validation_samples=4"]
     preset = settings.override(settings.load_preset(name), few)
     run = project.new_run(run.settings().inputs, preset)
     assert go(run, monkeypatch) == 0

@@ -23,8 +23,8 @@ from rlhf_lite.engine.base import SharedBase, keep_unpacked
 from rlhf_lite.engine.job import Job
 from rlhf_lite.engine.pairs import Pairs, TokenPair, load_pairs
 from rlhf_lite.engine.prompts import draw, load_prompts
-from rlhf_lite.engine.rollout import RewardModel
 from rlhf_lite.engine.sampling import sample, seeded
+from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned
 from rlhf_lite.labels import Preference
 from rlhf_lite.project import Project
@@ -54,7 +54,7 @@ def read_as_rollouts_do(learned: Learned, batch: dict[str, Any]) -> torch.Tensor
     padded = text.pad([r[:3] for r in rows], [r[3:] for r in rows], learned.base.pad, learned.base.device)
     assert learned.head is not None
     with learned.base.view(ADAPTER), torch.no_grad():
-        return heads.pooled(learned.head, learned.base.hidden(padded), padded.mask)
+        return heads.token_rewards(learned.head, learned.base.hidden(padded), padded.mask).sum(-1)
 
 
 def test_training_reads_the_reward_where_a_rollout_ends(project: Project) -> None:
@@ -116,8 +116,10 @@ def test_a_pairs_difference_is_that_of_the_completions_alone(project: Project) -
     assert learned.head is not None
     with learned.base.view(ADAPTER), torch.no_grad():
         hidden = learned.base.hidden(padded)
-        whole = heads.pooled(learned.head, hidden, padded.mask)
-        completions = heads.pooled(learned.head, hidden[:, padded.prompt_width :], padded.response_mask)
+        whole = heads.token_rewards(learned.head, hidden, padded.mask).sum(-1)
+        completions = heads.token_rewards(
+            learned.head, hidden[:, padded.prompt_width :], padded.response_mask
+        ).sum(-1)
     torch.testing.assert_close(
         whole[::2] - whole[1::2], completions[::2] - completions[1::2], rtol=1e-4, atol=1e-4
     )

@@ -20,7 +20,7 @@ from rlhf_lite.events import EventTail, Metrics
 from rlhf_lite.functions import hash_file
 from rlhf_lite.project import Project, ProjectFile, Run
 
-SMALL = ["ppo.steps=2", "ppo.episodes=4", "ppo.minibatch=4", "ppo.value_warmup=1", "ppo.validation_samples=4",
+SMALL = ["ppo.steps=2", "ppo.episodes=4", "ppo.minibatch=4", "ppo.validation_samples=4",
          "ppo.evaluate_every=2", "sampling.max_new_tokens=8"]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lite.engine import objectives, update
+from rlhf_lite.engine import update
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
 from rlhf_lite.engine.learner import Learner
@@ -27,9 +27,9 @@ def run(job: Job) -> None:
     """Two updates, the second short of memory in the last process; then what only that one meets."""
     with team_of(job) as team:
         settings, base = job.preset.ppo, SharedBase.load(job.inputs)
-        learner = Learner(base, settings, job.preset.lora, start=None, reward=None, team=team)
-        rollout, estimate = given(job.run)
-        told = [update.update(learner, settings, rollout, estimate, random.Random(0))]
+        learner = Learner(base, settings, job.preset.lora, start=None, team=team)
+        rollout = given(job.run)
+        told = [update.update(learner, settings, rollout, random.Random(0))]
         learner.save(job.run.folder / f"first-{team.rank}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(
@@ -37,7 +37,7 @@ def run(job: Job) -> None:
             )  # the second begins off the policy that sampled
             if team.rank == team.count - 1:
                 patch.setattr(update, "response_logprobs", short_of_memory(update.response_logprobs))
-            told.append(update.update(learner, settings, rollout, estimate, random.Random(1)))
+            told.append(update.update(learner, settings, rollout, random.Random(1)))
         learner.save(job.run.folder / f"second-{team.rank}")
         found = {
             "told": told,
@@ -48,7 +48,7 @@ def run(job: Job) -> None:
         (job.run.folder / f"found-{team.rank}.json").write_text(json.dumps(found))
 
 
-def given(run: Run) -> tuple[Rollout, objectives.Advantages]:
+def given(run: Run) -> Rollout:
     return torch.load(run.folder / GIVEN, weights_only=False)
 
 

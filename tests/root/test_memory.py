@@ -44,6 +44,10 @@ class FakeNvml:
         if name in self.faults:
             raise self.faults[name]
 
+    def nvmlDeviceGetCount(self) -> int:
+        self._ask("count")
+        return 1
+
     def nvmlInit(self) -> None:
         self._ask("init")
 

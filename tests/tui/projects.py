@@ -232,8 +232,8 @@ def _ppo(steps: int) -> list[AnyEvent]:
             "objective/rlhf_reward": 1.5 * far, "objective/entropy": 0.44 - 0.1 * far + noise.gauss(0, 0.004),
             "val/num_eos_tokens": 1.0, "completion_length": 36 + 4 * far + noise.gauss(0, 0.4),
             "length_correlation": 0.46 - 0.15 * far, "lr": 1e-3, "episode": 64.0 * step, "seconds": 7.9,
-            "loss/policy_avg": 0.03, "loss/value_avg": 0.15 * 0.9**step, "policy/approxkl_avg": 0.0003 * step,
-            "policy/clipfrac_avg": 0.003, "val/ratio": 0.999,
+            "loss/policy_avg": 0.03, "value/explained_variance": 0.5 - 0.5 * 0.9**step,
+            "policy/approxkl_avg": 0.0003 * step, "policy/clipfrac_avg": 0.003, "val/ratio": 0.999,
         }  # fmt: skip
         said += [events.Metrics(step=step, values=values), _progress("PPO steps", step, STEPS)]
         if step % 4 == 0:
