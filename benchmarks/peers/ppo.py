@@ -3,10 +3,10 @@
     python3.11 -m venv build/trl && build/trl/bin/pip install -r benchmarks/peers/trl-1.12.0.txt
     .venv/bin/python benchmarks/peers/ppo.py build/trl [RESULT.json]
 
-Ours gives the batch: answers of the built-in model in 32 bit, sampled by a policy and judged by a value model that have
-both moved since, so that ratios and clips bind. TRL's own ``train()`` takes it from there (ppo_in_trl.py says what is
-given to it). Printed and kept: the largest difference of each quantity as it is, and after TRL's choice in each of
-:data:`DIFFERENCES` has been made by our own code too. Exit status 1 where the latter is above 1e-5.
+Ours gives the batch: answers of the built-in model in 32 bit, sampled by a policy that has moved since, so that ratios
+and clips bind; and scores and values, drawn at random. TRL's own ``train()`` takes it from there (ppo_in_trl.py says
+what is given to it). Printed and kept: the largest difference of each quantity as it is, and after TRL's choice in each
+of :data:`DIFFERENCES` has been made by our own code too. Exit status 1 where the latter is above 1e-5.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ppo_batch import CASES, SETTINGS, Batch, Tensors, make_batch
 from safetensors.torch import load_file
 
 from rlhf_lite.engine import objectives, update
-from rlhf_lite.engine.rollout import Rollout, response_logprobs
+from rlhf_lite.engine.rollout import Rollout, logprobs_of
 
 DIFFERENCES = {
-    "score": "TRL adds the score one token after an answer's last (trl #3750), a token with a value and a part in the "
-    "value loss; we add it to the last token, and the value after it is 0, because the episode has ended. "
-    "At γ = λ = 1 the advantages are the same; below, TRL's score reaches every token discounted once more. "
-    "An answer cut at the limit has no room for that token, and there both agree as they are.",
+    "score": "TRL adds the score one token after an answer's last (trl #3750), a token with a value of its own; we "
+    "add it to the last token, and the value after it is 0, because the episode has ended. At γ = λ = 1 the "
+    "advantages are the same; below, TRL's score reaches every token discounted once more. An answer cut at the limit "
+    "has no room for that token, and there both agree as they are.",
     "whitening": "TRL divides advantages by the sample's standard deviation (n − 1), we by the batch's own (n).",
     "micro-batches": "TRL averages each micro-batch over its tokens, then the micro-batches: a token in a short answer "
     "weighs more, and the micro-batch's size changes the update. Ours weigh every token of a minibatch alike.",
@@ -40,9 +40,12 @@ DIFFERENCES = {
 }
 NOT_COMPARED = [
     "TRL masks by the padding id, we by length; no answer here holds that id.",
+    "Both are given values: TRL trains a network for them by clipped regression on λ-returns, ours are a ridge "
+    "regression of returns on frozen states, which tests/engine/test_ppo_reference.py holds to float64 least squares.",
+    "Our reward model gives each token its own part of the score; here both have the score of a function, which comes "
+    "whole at the end.",
     "TRL neither scales nor clips scores; both are given the same.",
     "TRL does not clip gradients, we hold their norm to 1; they are compared before that.",
-    "TRL has one AdamW for policy and value, we have two; no weight moves here.",
     "TRL takes every epoch to its end, we leave it once the policy has moved by max_approx_kl.",
 ]
 BECAUSE = {
@@ -53,8 +56,6 @@ BECAUSE = {
     "policy loss": ["score", "whitening", "micro-batches"],
     "policy gradient": ["score", "whitening", "micro-batches"],
     "clip fraction": ["score", "micro-batches"],
-    "value loss": ["score", "micro-batches"],
-    "value gradient": ["score", "micro-batches"],
     "ratio": ["padding"],
     "approximate KL": ["padding", "estimator"],
 }
@@ -139,25 +140,23 @@ def our_numbers(batch: Batch, rollout: Rollout, groups: list[list[int]], case: s
     """Ours; losses and gradients averaged over ``groups`` of rows. TRL's place for the score is ``batch.longer``."""
     learner, real = batch.learner, batch.rollout.response_mask
     gamma, lam = CASES[case]["gamma"], CASES[case]["lam"]
-    rewards = objectives.token_rewards(rollout.scores, rollout.kl, rollout.response_mask, SETTINGS.kl_coef)
-    estimate = objectives.gae(rewards, rollout.values, rollout.response_mask, gamma, lam)
+    mask = rollout.response_mask
+    rewards = objectives.token_rewards(rollout.scores, rollout.parts, rollout.kl, mask, SETTINGS.kl_coef)
+    estimate = objectives.gae(rewards, batch.values, mask, gamma, lam)
     advantages = objectives.center_and_scale(estimate.advantages, real)
     told: list[dict[str, Any]] = []
     for rows in groups:
         policy = update.update_policy(learner, SETTINGS, batch.rollout, [rows], advantages, unmoved=False)
-        policy_gradient = flat(learner.gradients)
-        value = update.update_value(learner, SETTINGS, rollout, [rows], estimate.returns)
         told.append({
-            "policy loss": policy["loss/policy_avg"], "policy gradient": policy_gradient,
-            "clip fraction": policy["policy/clipfrac_avg"], "value loss": value,
-            "value gradient": flat(learner.gradients), "ratio": policy["val/ratio"],
+            "policy loss": policy["loss/policy_avg"], "policy gradient": flat(learner.gradients),
+            "clip fraction": policy["policy/clipfrac_avg"], "ratio": policy["val/ratio"],
             "approximate KL": policy["policy/approxkl_avg"],
         })  # fmt: skip
     means = {name: torch.stack([torch.as_tensor(t[name]) for t in told]).mean(0) for name in told[0]}
     return {
         "log-probs": rollout.logprobs[real], "reference log-probs": rollout.reference[real], "token KL": rollout.kl,
-        "answer KL": rollout.kl.sum(-1).mean(), "values": rollout.values[real],
-        **parted(batch, "rewards", rewards), **parted(batch, "raw advantages", estimate.advantages),
+        "answer KL": rollout.kl.sum(-1).mean(), **parted(batch, "rewards", rewards),
+        **parted(batch, "raw advantages", estimate.advantages),
         **parted(batch, "returns", estimate.returns), "advantages": advantages[real], **means,
     }  # fmt: skip
 
@@ -165,19 +164,14 @@ def our_numbers(batch: Batch, rollout: Rollout, groups: list[list[int]], case: s
 def trl_numbers(batch: Batch, trl: Tensors) -> Tensors:
     """TRL's, by the same names."""
     real = batch.rollout.response_mask
-    gradients = {
-        view: flat({n: t for n, t in trl.items() if n.startswith(f"gradient.{view}.")})
-        for view in ("policy", "value")
-    }
+    gradient = flat({name: tensor for name, tensor in trl.items() if name.startswith("gradient.")})
     return {
         "log-probs": trl["logprobs"][real], "reference log-probs": trl["ref_logprobs"][real], "token KL": trl["kl"],
-        "answer KL": trl["metric.objective/kl"], "values": trl["values"][real],
-        **parted(batch, "rewards", trl["rewards"]),
+        "answer KL": trl["metric.objective/kl"], **parted(batch, "rewards", trl["rewards"]),
         **parted(batch, "raw advantages", trl["returns"] - trl["values"]),
         **parted(batch, "returns", trl["returns"]), "advantages": trl["advantages"][real],
-        "policy loss": trl["metric.loss/policy_avg"], "policy gradient": gradients["policy"],
-        "clip fraction": trl["metric.policy/clipfrac_avg"], "value loss": trl["metric.loss/value_avg"],
-        "value gradient": gradients["value"], "ratio": trl["metric.val/ratio"],
+        "policy loss": trl["metric.loss/policy_avg"], "policy gradient": gradient,
+        "clip fraction": trl["metric.policy/clipfrac_avg"], "ratio": trl["metric.val/ratio"],
         "approximate KL": trl["metric.policy/approxkl_avg"],
     }  # fmt: skip
 
@@ -195,10 +189,11 @@ def parted(batch: Batch, name: str, numbers: torch.Tensor) -> Tensors:
 
 def over_padding(batch: Batch) -> Tensors:
     """Means over all places, padding too, of the ratio and of half the squared log-ratio."""
-    base, rollout = batch.learner.base, batch.rollout
-    with torch.no_grad(), base.view("policy"):
-        new = response_logprobs(base, rollout.pick(range(len(rollout.prompts)), base)).logprobs
-    moved = torch.where(rollout.response_mask, new - rollout.logprobs, 0)
+    rollout, real = batch.rollout, batch.rollout.response_mask
+    rows = len(rollout.prompts)
+    new = logprobs_of(batch.learner.base, "policy", rollout.prompts, rollout.completions, rows)
+    moved = torch.zeros_like(rollout.logprobs)
+    moved[real] = torch.cat(new) - rollout.logprobs[real]
     return {"ratio": moved.exp().mean(), "approximate KL": (moved**2).mean() / 2}
 
 

@@ -2,13 +2,12 @@
 
 Runs in TRL's environment, started by ppo.py: ``python ppo_in_trl.py FOLDER``. Two things are put in the trainer's way,
 by the names under which it calls them: the answers are not generated but given, with the logits of the policy that gave
-them, and so are their scores; old values come from the value model as it was then. The optimizer does not move. What
-``train()`` holds when it logs its step, and the gradients at its optimizer step, go to FOLDER/<case>.safetensors.
+them, and so are their scores and values. The optimizer does not move. What ``train()`` holds when it logs its step, and
+the policy's gradients at its optimizer step, go to FOLDER/<case>.safetensors.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from pathlib import Path
@@ -56,13 +55,11 @@ def main(folder: Path) -> None:
 def run(folder: Path, batch: dict[str, Any], case: dict[str, Any]) -> dict[str, torch.Tensor]:
     """One step with the case's settings; everything by row of the given batch."""
     tokenizer = AutoTokenizer.from_pretrained(batch["model"], padding_side="left")
-    policy, then_policy = (adapted(AutoModelForCausalLM, batch, folder / n) for n in ("policy", "old_policy"))
-    value, then_value = (
-        adapted(AutoModelForSequenceClassification, batch, folder / n) for n in ("value", "old_value")
-    )
+    policy, then_policy = (adapted(batch, folder / name) for name in ("policy", "old_policy"))
     prompts, answers, width = batch["prompts"], batch["answers"], max(map(len, batch["answers"]))
     pad = tokenizer.pad_token_id
-    reward = copy.deepcopy(then_value)  # only has to be another object: its scores are given
+    unheard = AutoModelForSequenceClassification.from_pretrained(batch["model"], num_labels=1)
+    unheard.requires_grad_(False)  # stands for the value model and for the reward model
 
     def rows(queries: torch.Tensor) -> list[int]:
         return [prompts.index([i for i in row if i != pad]) for row in queries.tolist()]
@@ -72,27 +69,23 @@ def run(folder: Path, batch: dict[str, Any], case: dict[str, Any]) -> dict[str, 
         both = torch.cat([queries, padded], 1)
         return both, ppo_trainer.forward(then_policy, both, pad).logits[:, queries.shape[1] - 1 : -1]
 
-    def given_scores(model: Any, both: torch.Tensor, pad_id: int, context: int) -> Any:
-        if model is reward:
-            return None, torch.tensor([batch["scores"][i] for i in rows(both[:, :context])]), None
-        return own_reward(then_value, both, pad_id, context)
+    def given_numbers(model: Any, both: torch.Tensor, pad_id: int, context: int) -> Any:
+        asked = rows(both[:, :context])
+        before = torch.zeros(len(asked), both.shape[1], 1)  # a value is that of the token before
+        before[:, context - 1 : -1, 0] = torch.tensor(batch["values"])[asked]
+        return before, torch.tensor(batch["scores"])[asked], None
 
-    own_reward = ppo_trainer.get_reward
-    ppo_trainer.batch_generation, ppo_trainer.get_reward = given_answers, given_scores
-    named = {f"{kind}.{n}": p for kind, m in (("policy", policy), ("value", value))
-             for n, p in m.named_parameters() if p.requires_grad}  # fmt: skip
+    ppo_trainer.batch_generation, ppo_trainer.get_reward = given_answers, given_numbers
+    named = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     still = Still(named.values(), lr=0.0)
     prompts_only = Dataset.from_list([{"input_ids": p} for p in prompts])
     trainer = Observed(
-        config(folder, batch, case), tokenizer, policy, None, reward, prompts_only, value,
+        config(folder, batch, case), tokenizer, policy, None, unheard, prompts_only, unheard,
         eval_dataset=prompts_only,
         optimizers=(still, torch.optim.lr_scheduler.LambdaLR(still, lambda _: 1.0)),
     )  # fmt: skip
     np.random.seed(0)  # draws the micro-batches
-    try:
-        trainer.train()
-    finally:
-        ppo_trainer.get_reward = own_reward
+    trainer.train()
     order = torch.tensor(rows(trainer.seen.pop("query_ids")))
     by_row = {n: t[order.argsort()] for n, t in trainer.seen.items() if n != "b_inds" and t.dim()}
     metrics = {n: t for n, t in trainer.seen.items() if not t.dim()}
@@ -102,24 +95,22 @@ def run(folder: Path, batch: dict[str, Any], case: dict[str, Any]) -> dict[str, 
     return {n: t.contiguous() for n, t in found.items()}
 
 
-def adapted(kind: Any, batch: dict[str, Any], adapter: Path) -> Any:
+def adapted(batch: dict[str, Any], adapter: Path) -> Any:
     """The base with one of the given adapters, trainable, in float32."""
-    options = {"num_labels": 1} if kind is AutoModelForSequenceClassification else {}
-    base = kind.from_pretrained(batch["model"], dtype=torch.float32, **options)
+    base = AutoModelForCausalLM.from_pretrained(batch["model"], dtype=torch.float32)
     return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
 
 
 def config(folder: Path, batch: dict[str, Any], case: dict[str, Any]) -> PPOConfig:
-    """TRL's settings that say what ours say. ``vf_coef`` is 1: with it TRL's one loss is the sum of our two."""
-    count, ours = len(batch["prompts"]), batch["settings"]
+    """TRL's settings that say what ours say; its one loss is that of the policy alone."""
+    count = len(batch["prompts"])
     return PPOConfig(
         output_dir=str(folder / "trl"), per_device_train_batch_size=case["micro_batch"],
         gradient_accumulation_steps=count // case["micro_batch"], num_mini_batches=1, num_ppo_epochs=1,
         total_episodes=count, local_rollout_forward_batch_size=count, gamma=case["gamma"], lam=case["lam"],
-        kl_coef=ours["kl_coef"], cliprange=ours["clip"], cliprange_value=ours["value_clip"], vf_coef=1.0,
-        temperature=1.0, stop_token="eos", response_length=max(map(len, batch["answers"])),
-        num_sample_generations=0, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False,
-        save_strategy="no",
+        kl_coef=batch["kl_coef"], cliprange=batch["clip"], vf_coef=0.0, temperature=1.0,
+        stop_token="eos", response_length=max(map(len, batch["answers"])), num_sample_generations=0,
+        report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
     )  # fmt: skip
 
 
