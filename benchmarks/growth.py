@@ -4,10 +4,10 @@
 
 One thing at a time is varied around 16 answers of 64 tokens of a random Llama of 3 M parameters with 4,096 tokens, in
 32 bit: the batch, the answers' length, the parameters, the vocabulary. A random model's answers hardly ever end, so
-every answer has its full length. A step is rollout (sampling, score, log-probabilities, reference, values) and update
-(one epoch for policy and value): the stage ``ppo`` as any job runs it, on the CPU, timed from inside, the median of
-three after one to warm up. Each point is a process of its own, and its memory the process's peak above that of a bare
-interpreter with torch. The exponent is the slope of the least-squares line of log seconds over log x.
+every answer has its full length. A step is rollout (sampling, score, log-probabilities, reference) and update (the
+critic's regression and one epoch for the policy): the stage ``ppo`` as any job runs it, on the CPU, timed from inside,
+the median of three after one to warm up. Each point is a process of its own, and its memory the process's peak above
+that of a bare interpreter with torch. The exponent is the slope of the least-squares line of log seconds over log x.
 
 Then thirty steps of one run, all of the same work: the slope over the last 25 of a step's seconds and of the memory
 held after it, with 95 % intervals.

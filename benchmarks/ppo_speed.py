@@ -5,25 +5,27 @@
 
 The built-in model, whose answers end by themselves, and a random Llama of 25 M parameters with 32,000 tokens, whose
 answers never end; 4-bit and 32-bit weights. A step is 32 answers of at most 96 tokens, score, KL to the reference and
-values, and two epochs of one update each over them in micro-batches of 16: LoRA of rank 16 on every linear layer, for
-the policy and for the value model. Both sides do it on the CPU in one process each, with the environment of a job, on
-the very same prompts in the same order. A warm-up step, then ours and TRL's in turn; a side's clock runs through the
-whole of its own loop, events and logging included. Kept is the median of the pairs' ratios, with least and most.
+values, and two epochs of one update each over them in micro-batches of 16, with LoRA of rank 16 on every linear layer.
+Both sides do it on the CPU in one process each, with the environment of a job, on the very same prompts in the same
+order. A warm-up step, then ours and TRL's in turn; a side's clock runs through the whole of its own loop, events and
+logging included. Kept is the median of the pairs' ratios, with least and most.
 
 Memory is the peak of a side's process from its start to its last step, less what a bare interpreter with torch holds in
 the same environment. It includes the libraries that a side imports.
 
 What one side does that the other does not:
 
-- Ours loads one base; policy, reward model, value model and reference are views of it. TRL loads three: policy (with
-  its adapter off it is the reference), value and reward model. Its reward model has no adapter here, ours has.
+- Ours loads one base; policy, reward model and reference are views of it. TRL loads three: policy (with its adapter off
+  it is the reference), value and reward model. Its reward model has no adapter here, ours has.
+- TRL's value model, with a LoRA like the policy's, reads every answer and is trained in every update. Ours is no model:
+  values are a regression, solved once a step, on the states that the reward model's pass leaves behind.
 - Ours merges weights and adapter for sampling, 4-bit ones unpacked; TRL unpacks them for every token.
 - Answers that have ended leave our batch; TRL's ``generate`` goes on padding them until the last one ends.
-- Ours computes the policy's log-probabilities again after sampling, by the code that the updates use; TRL takes them
-  from the logits of the sampling, which it keeps, all of them.
+- Ours keeps the log-probabilities of the sampling, once the code of the updates has found the same of the longest
+  answers; TRL takes them from the logits of the sampling, which it keeps, all of them.
 - Ours computes logits of an answer's tokens alone and lays answers of like length together; TRL computes logits of
   the prompt's tokens too, keeps all hidden states, and pads every answer to the longest of the batch.
-- Ours has an optimizer each for policy and value and clips gradients; TRL has one, and does not clip.
+- Ours clips gradients; TRL does not.
 - Ours writes what a screen shows to the run's event log; TRL prints its metrics. Neither saves or validates here.
 
 TRL is given what a user can give it: prompts padded to the longest of the batch, no checkpointing (which would cost it
