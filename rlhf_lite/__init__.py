@@ -53,7 +53,7 @@ map; a module names what it decided and what it left out in its own docstring.
     merged.py              a view with one matrix a layer, while one samples on a CPU
     job.py                 what a stage works with: settings, events, stops · llama.py the one wrapper of llama_cpp
     base.py                SharedBase: the one quantized base and the adapters on it
-    heads.py               reward and value heads · objectives.py the arithmetic of PPO · statistics.py means
+    heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox
     export/                merge.py vocab.py gguf.py write the file · quantize.py worker.py llama.cpp's own code in a
                            child · verify.py proves it equal · card.py what lies beside it

@@ -84,7 +84,7 @@ class Moments:
             min(self.preset.sampling.max_new_tokens, self.model.context),
         )
         kept = {"states": self._states(), **self._kept(rows, self._length, again)}
-        logits = needs.completion_logits(self.model, rows, answer)
+        logits = needs.completion_logits(self.model, rows * answer)
         return [
             {**kept, "logits": logits},
             {**kept, "one_layer": self._layer(rows, self._length, again)},
@@ -110,7 +110,7 @@ class Moments:
         length = min(longest, self.model.context)
         rows = 2 * catalog.micro_batch(catalog.PAIRS_AT_ONCE, 2 * length)
         read = [{"forward_pass": self._forward(rows, length)}]
-        chunk = needs.completion_logits(self.model, rows, min(length, needs.LOGITS_CHUNK))
+        chunk = needs.completion_logits(self.model, rows * length)
         return [*read, {"logits": chunk}] if logits else read
 
     def proof(self) -> list[Items]:

@@ -14,7 +14,7 @@ from rlhf_lite.shapes import Model
 
 FP32 = 4
 _RIDGES = 5  # between which the critic decides
-LOGITS_CHUNK = 64  # tokens of each answer whose logits PPO computes at once
+LOGITS_CHUNK = 256  # tokens whose logits PPO computes at once
 
 
 def linear_weights(model: Model, quantization: Quantization, width: int) -> int:
@@ -119,10 +119,7 @@ def _before_mlp(model: Model, rank: int, width: int, length: int) -> int:
     return adapters + norms + attention + scores
 
 
-def completion_logits(model: Model, rows: int, answer: int) -> int:
-    """PPO's logits of ``answer`` tokens: log-probabilities wait in fp32 for the backward pass, and while a chunk is
-    computed it is there four times, its logits, probabilities and what the entropy is summed from among them.
-    """
-    chunks, rest = divmod(answer, LOGITS_CHUNK)
-    at_once = chunks * LOGITS_CHUNK + max(3 * LOGITS_CHUNK if chunks else 0, 4 * rest)
-    return FP32 * rows * model.vocab_size * at_once
+def completion_logits(model: Model, tokens: int) -> int:
+    """The logits of answers, of :data:`LOGITS_CHUNK` tokens at once: as they are, their log-softmax, and its gradient
+    on the way back to them."""
+    return 3 * FP32 * model.vocab_size * min(tokens, LOGITS_CHUNK)

@@ -287,10 +287,5 @@ class SharedBase:
             p.requires_grad_(any(f".{a}." in n for a in self._trainable))
 
     def hidden(self, padded: text.Padded) -> torch.Tensor:
-        """Hidden states after the final norm, (B, P + R, D), in the view one is in."""
-        return self.backbone(
-            input_ids=padded.ids,
-            attention_mask=padded.mask.long(),
-            position_ids=padded.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        """Hidden states after the final norm, (B, L, D), in the view one is in; of padding they mean nothing."""
+        return self.backbone(input_ids=padded.ids, use_cache=False).last_hidden_state

@@ -11,9 +11,9 @@ from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
 
 
-def by_length(completions: Sequence[Sequence[int]]) -> list[int]:
+def by_length(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[int]:
     """Rows in the order of their lengths: neighbours waste least padding."""
-    return sorted(range(len(completions)), key=lambda i: len(completions[i]))
+    return sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
 
 
 def split(batches: Sequence[list[int]], rows: int) -> list[list[int]]:
@@ -31,7 +31,7 @@ def laid_out(
     return text.pad([prompts[i] for i in rows], [completions[i] for i in rows], base.pad, base.device)
 
 
-def unsorted(parts: list[torch.Tensor], order: list[int]) -> torch.Tensor:
+def unsorted(parts: Sequence[torch.Tensor], order: list[int]) -> torch.Tensor:
     """Batches of different widths, (b, t, …), as one (B, T, …) in the rows' own order, zero (False) on the right."""
     width = max(p.shape[1] for p in parts)
     stacked = torch.cat([widened(p, width) for p in parts])

@@ -87,11 +87,9 @@ def load_head(folder: Path, width: int, device: torch.device) -> nn.Linear:
     return head
 
 
-def token_rewards(head: nn.Linear, hidden: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
-    """What each token adds to the raw reward: hidden states (B, T, D) and mask (B, T) of completions → (B, T). Their
-    sum over the tokens is the reward."""
-    scores = head(hidden.float()).squeeze(-1)  # (B, T)
-    return torch.where(response_mask, scores, 0) / POOL_TOKENS
+def token_rewards(head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    """What each token adds to the raw reward, (…, D) → (…). Their sum over a completion's tokens is the reward."""
+    return head(hidden.float()).squeeze(-1) / POOL_TOKENS
 
 
 def save_scale(folder: Path, scale: RewardScale) -> None:

@@ -6,18 +6,9 @@ that junk in padding changes nothing. Log-probabilities and KL are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Log-probability of each target and the entropy of its distribution, both (B, T), fp32."""
-
-    logprobs: torch.Tensor
-    entropy: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -48,27 +39,6 @@ def center_and_scale(x: torch.Tensor, response_mask: torch.Tensor) -> torch.Tens
     mean = masked_mean(x, response_mask)
     variance = masked_mean((x - mean) ** 2, response_mask)
     return torch.where(response_mask, (x - mean) * torch.rsqrt(variance + 1e-8), 0)
-
-
-def token_logprobs(
-    hidden: torch.Tensor,
-    logits_of: Callable[[torch.Tensor], torch.Tensor],
-    targets: torch.Tensor,
-    chunk: int = 64,
-) -> TokenLogprobs:
-    """Log-softmax in fp32 at the targets only, a chunk of columns at a time: (B, T, D), (B, T) → (B, T).
-
-    The logits of all tokens at once would be larger than a whole 0.5 B model in 4 bits.
-    """
-    logprobs: list[torch.Tensor] = []
-    entropy: list[torch.Tensor] = []
-    for start in range(0, targets.shape[1], chunk):
-        logits = logits_of(hidden[:, start : start + chunk]).float()  # (B, t, V)
-        every = torch.log_softmax(logits, -1)
-        logprobs.append(every.gather(-1, targets[:, start : start + chunk, None]).squeeze(-1))
-        with torch.no_grad():
-            entropy.append(-(every.exp() * every).sum(-1))
-    return TokenLogprobs(torch.cat(logprobs, 1), torch.cat(entropy, 1))
 
 
 def kl_k1(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from rlhf_lite.engine import objectives, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.batches import by_length, laid_out, split, unsorted
+from rlhf_lite.engine.logprobs import token_logprobs
 from rlhf_lite.engine.sampling import Samples, sample
 from rlhf_lite.engine.scoring import Reading, RewardModel, Scorer
 from rlhf_lite.engine.statistics import correlation, mean, repetition
@@ -98,17 +99,13 @@ class Rollout:
         return laid_out(base, self.prompts, self.completions, rows)
 
 
-def response_logprobs(base: SharedBase, padded: text.Padded) -> objectives.TokenLogprobs:
+def response_logprobs(base: SharedBase, padded: text.Padded) -> torch.Tensor:
     """Log-probabilities of a padded batch's completions, (B, T), in the view one is in.
 
     The one path by which old and new log-probabilities are computed: the ratio is 1 only if both are.
     """
-    return objectives.token_logprobs(_states_before(base, padded), base.logits, padded.response_ids)
-
-
-def _states_before(base: SharedBase, padded: text.Padded) -> torch.Tensor:
-    """The hidden state before each token of the completions, (B, T, D)."""
-    return base.hidden(padded)[:, padded.prompt_width - 1 : -1]
+    states = base.hidden(padded)[padded.before]
+    return padded.spread(token_logprobs(states, base.logits, padded.targets))
 
 
 def logprobs_of(
@@ -126,7 +123,7 @@ def logprobs_of(
             padded = text.pad(
                 prompts[start : start + batch], completions[start : start + batch], base.pad, base.device
             )
-            rows = response_logprobs(base, padded).logprobs
+            rows = response_logprobs(base, padded)
             found += [row[mask].cpu() for row, mask in zip(rows, padded.response_mask, strict=True)]
     return found
 
@@ -157,14 +154,16 @@ def make_rollout(
             base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
             on_batch=on_batch,
         )  # fmt: skip
-    order = by_length(samples.completions)
+    order = by_length(prompts, samples.completions)
     batches = split([order], micro_batch)
     padded = [laid_out(base, prompts, samples.completions, rows) for rows in batches]
-    policy = _policy_logprobs(base, samples, batches, padded, trust_sampled)
-    frozen, states = _reference(base, reference, padded)
+    logprobs, entropy = _of_policy(base, samples, batches, padded, trust_sampled)
+    of_reference = _of_reference(base, reference, padded)
     if isinstance(score, RewardModel):
+        frozen = [logprobs for logprobs, _ in of_reference]
         read = [score.read(p) for p in padded]
     else:
+        frozen, states = zip(*of_reference, strict=True)
         told = torch.tensor(score(prompts, samples.completions, micro_batch), device=base.device)
         whole = [torch.zeros_like(r) for r in frozen]  # no token has a part of its own
         read = [Reading(told[rows], *rest) for rows, *rest in zip(batches, whole, states, strict=True)]
@@ -176,47 +175,41 @@ def make_rollout(
         ended=ended,
         scores=torch.where(ended, scores, scores - no_eos_penalty),
         parts=unsorted([r.parts for r in read], order),
-        logprobs=unsorted([p.logprobs for p in policy], order),
+        logprobs=unsorted(logprobs, order),
         reference=unsorted(frozen, order),
-        entropy=unsorted([p.entropy for p in policy], order),
+        entropy=unsorted(entropy, order),
         states=unsorted([r.states for r in read], order),
         response_mask=unsorted([p.response_mask for p in padded], order),
         micro_batches=batches,
     )
 
 
-def _policy_logprobs(
+def _of_policy(
     base: SharedBase,
     samples: Samples,
     batches: list[list[int]],
     padded: list[text.Padded],
     trust_sampled: bool,
-) -> list[objectives.TokenLogprobs]:
-    """Of each micro-batch: those of the sampling, where they may be trusted and are those of training.
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Log-probabilities and entropies of each micro-batch: those of the sampling, where they may be trusted and are
+    those of training.
 
     Raises:
         JobError: the two are so far apart that it cannot be rounding.
     """
-    sampled = [_as_sampled(samples, rows, p) for rows, p in zip(batches, padded, strict=True)]
+    sampled, entropy = (
+        [p.spread(torch.tensor([x for i in rows for x in told[i]], device=base.device))
+         for rows, p in zip(batches, padded, strict=True)]
+        for told in (samples.logprobs, samples.entropy)
+    )  # fmt: skip
     with torch.no_grad(), base.view("policy"):
         base.model.eval()
         longest = response_logprobs(base, padded[-1])
-        apart = (longest.logprobs - sampled[-1].logprobs).abs()[padded[-1].response_mask]
+        apart = (longest - sampled[-1]).abs()[padded[-1].response_mask]
         _check_sampled(float(apart.mean()))
-        if trust_sampled and float(apart.max()) < SAMPLED_ALIKE:
-            return sampled
-        return [*(response_logprobs(base, p) for p in padded[:-1]), longest]
-
-
-def _as_sampled(samples: Samples, rows: list[int], padded: text.Padded) -> objectives.TokenLogprobs:
-    """What sampling said of a micro-batch, laid out like it."""
-    mask = padded.response_mask
-    found: list[torch.Tensor] = []
-    for told in (samples.logprobs, samples.entropy):
-        spread = torch.zeros(mask.shape, device=mask.device)
-        spread[mask] = torch.tensor([x for i in rows for x in told[i]], device=mask.device)
-        found.append(spread)
-    return objectives.TokenLogprobs(*found)
+        if not trust_sampled or float(apart.max()) > SAMPLED_ALIKE:
+            sampled = [*(response_logprobs(base, p) for p in padded[:-1]), longest]
+    return sampled, entropy
 
 
 def _check_sampled(apart: float) -> None:
@@ -233,18 +226,15 @@ def _check_sampled(apart: float) -> None:
         )
 
 
-def _reference(
+def _of_reference(
     base: SharedBase, view: str | None, padded: list[text.Padded]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The reference's log-probabilities and states of each micro-batch, (B, T) and (B, T, D)."""
-    logprobs: list[torch.Tensor] = []
-    states: list[torch.Tensor] = []
     with torch.no_grad(), base.view(view):
         base.model.eval()
         for p in padded:
-            states.append(_states_before(base, p))
-            logprobs.append(objectives.token_logprobs(states[-1], base.logits, p.response_ids).logprobs)
-    return logprobs, states
+            states = base.hidden(p)[p.before]
+            yield p.spread(token_logprobs(states, base.logits, p.targets)), p.spread(states)
 
 
 def sequence_kl(samples: Samples, reference: list[torch.Tensor]) -> list[float]:

@@ -74,11 +74,11 @@ def _sample_batch(
     generator: torch.Generator,
     greedy: bool,
 ) -> tuple[list[list[int]], list[list[float]], list[list[float]]]:
-    padded = text.pad(prompts, [[]] * len(prompts), base.pad, base.device)
-    room = min(max_new_tokens, base.context - padded.prompt_width)
-    cache = RolloutCache(padded.prompt_width + room)
-    mask = torch.cat([padded.mask.long(), padded.ids.new_ones(len(prompts), room)], 1)
-    ids, positions, width = padded.ids, padded.position_ids, padded.prompt_width
+    padded = text.pad_prompts(prompts, base.pad, base.device)
+    ids, positions, width = padded.ids, padded.position_ids, padded.ids.shape[1]
+    room = min(max_new_tokens, base.context - width)
+    cache = RolloutCache(width + room)
+    mask = torch.cat([padded.mask.long(), ids.new_ones(len(prompts), room)], 1)
     stops = torch.tensor(sorted(base.stops), device=base.device)
     rows = torch.arange(len(prompts), device=base.device)  # which prompt each row answers
     live = torch.ones_like(rows, dtype=torch.bool)

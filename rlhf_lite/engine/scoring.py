@@ -46,7 +46,7 @@ class RewardModel:
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], rows: int = 32
     ) -> list[float]:
         """Score completions: token ids → standard deviations from the policy's own mean."""
-        order = by_length(completions)
+        order = by_length(prompts, completions)
         found: dict[int, float] = {}
         for batch in split([order], rows):
             told = self.read(laid_out(self._base, prompts, completions, batch)).scores
@@ -58,10 +58,9 @@ class RewardModel:
         with torch.no_grad(), self._base.view(self._name):
             self._base.model.eval()
             hidden = self._base.hidden(padded)
-        width = padded.prompt_width
-        parts = heads.token_rewards(self.head, hidden[:, width:], padded.response_mask) / self.scale.std
+        parts = padded.spread(heads.token_rewards(self.head, hidden[padded.own])) / self.scale.std
         scores = parts.sum(-1) - self.scale.mean / self.scale.std
-        return Reading(scores, parts, hidden[:, width - 1 : -1])
+        return Reading(scores, parts, padded.spread(hidden[padded.before]))
 
 
 class RewardFunction:

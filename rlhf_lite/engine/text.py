@@ -25,26 +25,48 @@ CHATML = (
 
 @dataclass(frozen=True)
 class Padded:
-    """Token ids with the prompt padded on the left and the completion on the right, so that every completion starts
-    at the same column.
+    """Token ids of prompts with their completions, one behind the other, padding on the right. A causal model's real
+    tokens do not see it, so that no mask has to be made.
 
-    Shapes: ``ids`` and ``mask`` (B, P + R), ``response_mask`` (B, R); True = a real token.
+    Shapes: ``ids`` (B, L), the longest text; ``own`` (B, L), True = a completion's token; ``response_mask`` (B, R), the
+    longest completion, True = a real token. Both have N times True, in the same order.
+    """
+
+    ids: torch.Tensor
+    own: torch.Tensor
+    response_mask: torch.Tensor
+
+    @property
+    def before(self) -> torch.Tensor:
+        """Where each of the completions' tokens is foretold: one place before it, (B, L)."""
+        return self.own.roll(-1, 1)
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The completions' ids, (N,)."""
+        return self.ids[self.own]
+
+    def spread(self, found: torch.Tensor) -> torch.Tensor:
+        """What was found of each of the completions' tokens, (N, …), by completion: (B, R, …), 0 on padding."""
+        mask = self.response_mask
+        spread = found.new_zeros(*mask.shape, *found.shape[1:])
+        return spread.masked_scatter(mask.view(*mask.shape, *[1] * (found.ndim - 1)), found)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts to be answered: padded on the left, so that every answer starts at the same column.
+
+    Shapes: ``ids`` and ``mask`` (B, P); True = a real token.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
-    response_mask: torch.Tensor
-    prompt_width: int
 
     @property
     def position_ids(self) -> torch.Tensor:
-        """Positions that do not count padding, (B, P + R)."""
+        """Positions that do not count padding, (B, P)."""
         return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
-
-    @property
-    def response_ids(self) -> torch.Tensor:
-        """The completion's columns, (B, R)."""
-        return self.ids[:, self.prompt_width :]
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool, plain_template: bool) -> PreTrainedTokenizerBase:
@@ -139,15 +161,25 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def pad(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], fill: int, device: torch.device
 ) -> Padded:
-    """Lay prompts and completions out as :class:`Padded`."""
-    p = max(map(len, prompts))
-    r = max(map(len, completions), default=0)
-    ids = torch.full((len(prompts), p + r), fill, dtype=torch.long)
-    mask = torch.zeros((len(prompts), p + r), dtype=torch.bool)
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        joined = torch.tensor([*prompt, *completion], dtype=torch.long)
-        start = p - len(prompt)
-        ids[row, start : start + len(joined)] = joined
-        mask[row, start : start + len(joined)] = True
-    ids, mask = ids.to(device), mask.to(device)
-    return Padded(ids=ids, mask=mask, response_mask=mask[:, p:], prompt_width=p)
+    """Lay prompts and completions out as :class:`Padded`; no prompt is empty."""
+    texts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    longest, answer = max(map(len, texts)), max(map(len, completions), default=0)
+    ids = torch.full((len(texts), longest), fill, dtype=torch.long)
+    own = torch.zeros((len(texts), longest), dtype=torch.bool)
+    response_mask = torch.zeros((len(texts), answer), dtype=torch.bool)
+    for row, (text, completion) in enumerate(zip(texts, completions, strict=True)):
+        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+        own[row, len(text) - len(completion) : len(text)] = True
+        response_mask[row, : len(completion)] = True
+    return Padded(ids.to(device), own.to(device), response_mask.to(device))
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], fill: int, device: torch.device) -> Prompts:
+    """Lay prompts out as :class:`Prompts`."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), fill, dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, width - len(prompt) :] = True
+    return Prompts(ids.to(device), mask.to(device))

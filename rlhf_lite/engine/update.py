@@ -141,7 +141,7 @@ def _summed(
         for rows in group:
             padded = rollout.pick(rows, base)
             mask, width = padded.response_mask, padded.response_mask.shape[1]
-            new, old = response_logprobs(base, padded).logprobs, rollout.logprobs[rows, :width]
+            new, old = response_logprobs(base, padded), rollout.logprobs[rows, :width]
             result = objectives.policy_loss(new, old, advantages[rows, :width], mask, clip)
             if not torch.isfinite(result.loss):
                 raise FloatingPointError("the policy loss is not finite")

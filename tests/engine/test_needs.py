@@ -218,7 +218,7 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, width, length), rel=0.1)
 
     base.model.train()
-    logits = needs.completion_logits(model, len(PADDED), 96)
+    logits = needs.completion_logits(model, len(PADDED) * 96)
     one_layer = tokens * needs.layer(model, RANK, width, length)
     every_layer = tokens * model.layers * needs.activations(model, RANK, width, length)
     last_layer = one_layer - every_layer / model.layers
@@ -237,13 +237,13 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
 def _backbone_pass(learner: Learner, padded: text.Padded) -> int:
     """The most bytes that are alive at once in a forward and a backward pass without logits."""
     with LiveBytes(held(learner.base.model)) as alive, learner.base.view("policy"):
-        learner.base.hidden(padded)[:, padded.prompt_width :].sum().backward()
+        learner.base.hidden(padded)[padded.own].sum().backward()
     learner.optimizer.zero_grad(set_to_none=True)
     return alive.peak
 
 
 def _policy_pass(learner: Learner, padded: text.Padded) -> int:
     with LiveBytes(held(learner.base.model)) as alive, learner.base.view("policy"):
-        response_logprobs(learner.base, padded).logprobs.sum().backward()
+        response_logprobs(learner.base, padded).sum().backward()
     learner.optimizer.zero_grad(set_to_none=True)
     return alive.peak

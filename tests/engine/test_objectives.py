@@ -148,21 +148,6 @@ def test_approx_kl_of_an_update_is_the_exact_kl_from_old_to_new() -> None:
     assert float(found.approx_kl) == pytest.approx(float((old * (old / new).log()).sum()), rel=0.02)
 
 
-def test_token_logprobs_are_the_log_softmax_and_its_entropy_whatever_the_chunk() -> None:
-    generator = torch.Generator().manual_seed(0)
-    hidden, targets = (
-        torch.randn(2, 7, 8, generator=generator),
-        torch.randint(0, 11, (2, 7), generator=generator),
-    )
-    layer = torch.nn.Linear(8, 11)
-    every = torch.log_softmax(layer(hidden), -1)
-    for chunk in (1, 3, 64):
-        found = objectives.token_logprobs(hidden, layer, targets, chunk)
-        assert torch.allclose(found.logprobs, every.gather(-1, targets[..., None])[..., 0], atol=1e-6)
-        assert torch.allclose(found.entropy, -(every.exp() * every).sum(-1), atol=1e-6)
-        assert bool((found.entropy >= 0).all())
-
-
 def test_the_kl_coefficient_moves_towards_the_target_in_small_steps() -> None:
     assert objectives.adapted_kl_coef(0.05, 20, 5) == pytest.approx(0.05 * 1.02)
     assert objectives.adapted_kl_coef(0.05, 0, 5) == pytest.approx(0.05 * 0.98)

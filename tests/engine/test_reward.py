@@ -52,9 +52,16 @@ def read_as_rollouts_do(learned: Learned, batch: dict[str, Any]) -> torch.Tensor
     """The sum over each row's tokens, by the base's own path; the first three stand for a prompt of both sides."""
     rows = [r[m.bool()].tolist() for r, m in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
     padded = text.pad([r[:3] for r in rows], [r[3:] for r in rows], learned.base.pad, learned.base.device)
-    assert learned.head is not None
     with learned.base.view(ADAPTER), torch.no_grad():
-        return heads.token_rewards(learned.head, learned.base.hidden(padded), padded.mask).sum(-1)
+        return all_rewards(learned, padded)[0]
+
+
+def all_rewards(learned: Learned, padded: text.Padded) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum over each text's tokens, (B,), and over its completion's."""
+    assert learned.head is not None
+    tokens = heads.token_rewards(learned.head, learned.base.hidden(padded))
+    real = padded.own.flip(1).cumsum(1).flip(1) > 0  # up to the completion's last
+    return (tokens * real).sum(-1), (tokens * padded.own).sum(-1)
 
 
 def test_training_reads_the_reward_where_a_rollout_ends(project: Project) -> None:
@@ -113,13 +120,8 @@ def test_a_pairs_difference_is_that_of_the_completions_alone(project: Project) -
     pairs = load_pairs(trainer.job, learned.base, 256).train[:4]
     both = [(p.prompt, c) for p in pairs for c in (p.chosen, p.rejected)]
     padded = text.pad([p for p, _ in both], [c for _, c in both], learned.base.pad, learned.base.device)
-    assert learned.head is not None
     with learned.base.view(ADAPTER), torch.no_grad():
-        hidden = learned.base.hidden(padded)
-        whole = heads.token_rewards(learned.head, hidden, padded.mask).sum(-1)
-        completions = heads.token_rewards(
-            learned.head, hidden[:, padded.prompt_width :], padded.response_mask
-        ).sum(-1)
+        whole, completions = all_rewards(learned, padded)
     torch.testing.assert_close(
         whole[::2] - whole[1::2], completions[::2] - completions[1::2], rtol=1e-4, atol=1e-4
     )

@@ -84,7 +84,7 @@ def test_it_learns_and_its_adapter_is_plain_peft(project: Project) -> None:
     prompt, completion = [5, 6, 7], [8, 9, 10, 11]
     padded = text.pad([prompt], [completion], base.pad, base.device)
     with base.view("sft"), torch.no_grad():
-        ours = response_logprobs(base, padded).logprobs[0]
+        ours = response_logprobs(base, padded)[0]
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(inputs.model, dtype=torch.float32), str(run.adapter)
     ).eval()
