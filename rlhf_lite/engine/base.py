@@ -1,4 +1,4 @@
-"""``SharedBase``: the frozen, usually 4-bit model, loaded once; policy, reward, value and reference are views of it.
+"""``SharedBase``: the frozen, usually 4-bit model, loaded once; policy, reward and reference are views of it.
 
 Decided here:
 

@@ -1,9 +1,9 @@
-"""Reward and value heads: one number from hidden states.
+"""The reward head: one number from hidden states.
 
-A head is a bias-free linear layer in fp32 that starts at zero. A value is the head at one token. A *reward is the sum
-of the head over the completion's tokens*, the stop token included, divided by :data:`POOL_TOKENS`. Reading it at the
-last token alone, as sequence classifiers do, asks that one state to have gathered all that an answer was, which in a
-small model and from some sixty labels it had not: an adapter trained so was right about as often as a coin.
+It is a bias-free linear layer in fp32 that starts at zero. The *reward is the sum of the head over the completion's
+tokens*, the stop token included, divided by :data:`POOL_TOKENS`. Reading it at the last token alone, as sequence
+classifiers do, asks that one state to have gathered all that an answer was, which in a small model and from some sixty
+labels it had not: an adapter trained so was right about as often as a coin.
 
 The folder of a reward adapter is plain PEFT: adapter and ``score.weight`` load with PEFT, but a stock sequence
 classifier reads the score at the last token, which is not the reward. ``reward.json`` beside it says how it is read,

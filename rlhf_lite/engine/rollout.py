@@ -11,6 +11,7 @@ from rlhf_lite.engine import objectives, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.batches import by_length, laid_out, split, unsorted
 from rlhf_lite.engine.logprobs import token_logprobs
+from rlhf_lite.engine.merged import merged
 from rlhf_lite.engine.sampling import Samples, sample
 from rlhf_lite.engine.scoring import Reading, RewardModel, Scorer
 from rlhf_lite.engine.statistics import correlation, mean, repetition
@@ -116,16 +117,14 @@ def logprobs_of(
     batch: int,
 ) -> list[torch.Tensor]:
     """Log-probability of every completion's tokens in a view, one (length,) tensor a completion."""
-    found: list[torch.Tensor] = []
-    with torch.no_grad(), base.view(view):
+    order, found = by_length(prompts, completions), dict[int, torch.Tensor]()
+    with torch.no_grad(), base.view(view), merged(base.model):
         base.model.eval()
-        for start in range(0, len(prompts), batch):
-            padded = text.pad(
-                prompts[start : start + batch], completions[start : start + batch], base.pad, base.device
-            )
-            rows = response_logprobs(base, padded)
-            found += [row[mask].cpu() for row, mask in zip(rows, padded.response_mask, strict=True)]
-    return found
+        for rows in split([order], batch):
+            padded = laid_out(base, prompts, completions, rows)
+            told = response_logprobs(base, padded)
+            found |= {i: row[m].cpu() for i, row, m in zip(rows, told, padded.response_mask, strict=True)}
+    return [found[i] for i in range(len(prompts))]
 
 
 def make_rollout(
@@ -161,7 +160,7 @@ def make_rollout(
     of_reference = _of_reference(base, reference, padded)
     if isinstance(score, RewardModel):
         frozen = [logprobs for logprobs, _ in of_reference]
-        read = [score.read(p) for p in padded]
+        read = list(score.read(padded))
     else:
         frozen, states = zip(*of_reference, strict=True)
         told = torch.tensor(score(prompts, samples.completions, micro_batch), device=base.device)
@@ -202,7 +201,7 @@ def _of_policy(
          for rows, p in zip(batches, padded, strict=True)]
         for told in (samples.logprobs, samples.entropy)
     )  # fmt: skip
-    with torch.no_grad(), base.view("policy"):
+    with torch.no_grad(), base.view("policy"), merged(base.model):
         base.model.eval()
         longest = response_logprobs(base, padded[-1])
         apart = (longest - sampled[-1]).abs()[padded[-1].response_mask]
@@ -230,7 +229,7 @@ def _of_reference(
     base: SharedBase, view: str | None, padded: list[text.Padded]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The reference's log-probabilities and states of each micro-batch, (B, T) and (B, T, D)."""
-    with torch.no_grad(), base.view(view):
+    with torch.no_grad(), base.view(view), merged(base.model):
         base.model.eval()
         for p in padded:
             states = base.hidden(p)[p.before]

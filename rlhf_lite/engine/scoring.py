@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.batches import by_length, laid_out, split
 from rlhf_lite.engine.job import load_function
+from rlhf_lite.engine.merged import merged
 from rlhf_lite.errors import UserError
 
 Scorer = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]], int], list[float]]
@@ -47,20 +48,20 @@ class RewardModel:
     ) -> list[float]:
         """Score completions: token ids → standard deviations from the policy's own mean."""
         order = by_length(prompts, completions)
-        found: dict[int, float] = {}
-        for batch in split([order], rows):
-            told = self.read(laid_out(self._base, prompts, completions, batch)).scores
-            found |= zip(batch, told.tolist(), strict=True)
+        padded = (laid_out(self._base, prompts, completions, batch) for batch in split([order], rows))
+        scores = [score for reading in self.read(padded) for score in reading.scores.tolist()]
+        found = dict(zip(order, scores, strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    def read(self, padded: text.Padded) -> Reading:
-        """One pass over a padded batch."""
-        with torch.no_grad(), self._base.view(self._name):
+    def read(self, batches: Iterable[text.Padded]) -> Iterator[Reading]:
+        """One pass over each padded batch."""
+        with torch.no_grad(), self._base.view(self._name), merged(self._base.model):
             self._base.model.eval()
-            hidden = self._base.hidden(padded)
-        parts = padded.spread(heads.token_rewards(self.head, hidden[padded.own])) / self.scale.std
-        scores = parts.sum(-1) - self.scale.mean / self.scale.std
-        return Reading(scores, parts, padded.spread(hidden[padded.before]))
+            for padded in batches:
+                hidden = self._base.hidden(padded)
+                parts = padded.spread(heads.token_rewards(self.head, hidden[padded.own])) / self.scale.std
+                scores = parts.sum(-1) - self.scale.mean / self.scale.std
+                yield Reading(scores, parts, padded.spread(hidden[padded.before]))
 
 
 class RewardFunction:

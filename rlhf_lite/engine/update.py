@@ -17,6 +17,7 @@ from rlhf_lite.engine import objectives
 from rlhf_lite.engine.batches import split
 from rlhf_lite.engine.critic import explained_variance
 from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.merged import merged
 from rlhf_lite.engine.rollout import Rollout, response_logprobs
 from rlhf_lite.engine.statistics import mean
 from rlhf_lite.errors import JobError
@@ -137,7 +138,7 @@ def _summed(
     """The part of these micro-batches in a minibatch of so many tokens."""
     base, means = learner.base, defaultdict[str, float](float)
     base.model.train()  # switches checkpointing on where it was asked for, nothing else: there is no dropout
-    with base.view("policy"):
+    with base.view("policy"), merged(base.model):
         for rows in group:
             padded = rollout.pick(rows, base)
             mask, width = padded.response_mask, padded.response_mask.shape[1]

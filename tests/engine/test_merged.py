@@ -68,3 +68,27 @@ def test_it_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "read_ram", lambda _: memory.Memory("cpu", "RAM", free, 0, free // 2))
     with merged(base.model):
         assert not [m for m in base.model.modules() if "forward" in vars(m)]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "32bit"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_gradients_stay_the_same(quantization: Quantization, checkpointing: bool) -> None:
+    """Those of the view that is trained; to the rounding of 32 bits, other adapters none."""
+    base = load(quantization)
+    if checkpointing:
+        base.model.gradient_checkpointing_enable({"use_reentrant": False})
+    base.model.train()
+
+    def gradients() -> list[torch.Tensor]:
+        (base.model(IDS).logits ** 2).mean().backward()
+        found = [p.grad.clone() for p in base.parameters("policy") if p.grad is not None]
+        base.model.zero_grad(set_to_none=True)
+        return found
+
+    with base.view("policy"):
+        plain = gradients()
+        with merged(base.model):
+            one_matrix = gradients()
+    assert len(plain) == len(one_matrix) == len(base.parameters("policy"))
+    for found, expected in zip(one_matrix, plain, strict=True):
+        assert (found - expected).norm() < 1e-4 * expected.norm()
