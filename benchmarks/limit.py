@@ -136,7 +136,7 @@ class Parts:
 
         def call() -> None:
             with self.base.view("policy"), torch.set_grad_enabled(gradients):
-                loss = response_logprobs(self.base, padded).logprobs.sum()
+                loss = response_logprobs(self.base, padded).sum()
                 if gradients:
                     loss.backward()
 

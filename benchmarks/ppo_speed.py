@@ -23,8 +23,9 @@ What one side does that the other does not:
 - Answers that have ended leave our batch; TRL's ``generate`` goes on padding them until the last one ends.
 - Ours keeps the log-probabilities of the sampling, once the code of the updates has found the same of the longest
   answers; TRL takes them from the logits of the sampling, which it keeps, all of them.
-- Ours computes logits of an answer's tokens alone and lays answers of like length together; TRL computes logits of
-  the prompt's tokens too, keeps all hidden states, and pads every answer to the longest of the batch.
+- Ours computes logits of an answer's tokens alone and lays texts of like length together, each prompt with its answer
+  right behind it; TRL computes logits of the prompt's tokens too, keeps all hidden states, and pads every prompt and
+  every answer to the longest of the batch.
 - Ours clips gradients; TRL does not.
 - Ours writes what a screen shows to the run's event log; TRL prints its metrics. Neither saves or validates here.
 

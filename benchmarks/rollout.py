@@ -85,14 +85,14 @@ def ours(base: SharedBase, asked: Asked, seed: int) -> int:
 
 def generated(base: SharedBase, asked: Asked, seed: int, logprobs: bool) -> int:
     torch.manual_seed(seed)
-    padded = text.pad(asked, [[]] * len(asked), base.pad, base.device)
+    padded = text.pad_prompts(asked, base.pad, base.device)
     with base.view("policy"), torch.no_grad():
         out = base.model.generate(
             input_ids=padded.ids, attention_mask=padded.mask.long(), max_new_tokens=TOKENS, do_sample=True,
             temperature=1.0, top_k=0, top_p=1.0, eos_token_id=sorted(base.stops), pad_token_id=base.pad,
             return_dict_in_generate=True, output_logits=logprobs,
         )  # fmt: skip
-        answers = out.sequences[:, padded.prompt_width :]
+        answers = out.sequences[:, padded.ids.shape[1] :]
         if logprobs:
             for step, logits in enumerate(out.logits):
                 logits.float().log_softmax(-1).gather(-1, answers[:, step, None])
