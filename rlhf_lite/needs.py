@@ -45,7 +45,7 @@ def adapter(model: Model, rank: int) -> int:
 
 
 def head(model: Model) -> int:
-    """A reward or value head, in fp32."""
+    """A reward head, in fp32."""
     return FP32 * model.hidden_size
 
 
