@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from rlhf_lite.project import Run
@@ -15,12 +15,12 @@ from rlhf_lite.project import Run
 KEEP_LAST = 2
 
 
-def save(run: Run, step: int, write: Callable[[Path], None], *, best: int | None = None) -> Path:
-    """Write a checkpoint and keep it, the best and the last two.
+def save(run: Run, step: int, write: Callable[[Path], None], *, keep: Container[int] = ()) -> Path:
+    """Write a checkpoint and keep it, those of ``keep`` and the last two.
 
     Args:
         write: fills the folder it is given.
-        best: the step of the best checkpoint, which is never pruned.
+        keep: steps of checkpoints that are not pruned.
     """
     folder = run.folder / "checkpoints"
     final = folder / f"{step:06d}"
@@ -31,7 +31,7 @@ def save(run: Run, step: int, write: Callable[[Path], None], *, best: int | None
     shutil.rmtree(final, ignore_errors=True)
     os.rename(part, final)
     for old in run.checkpoints()[:-KEEP_LAST]:
-        if best is None or int(old.name) != best:
+        if int(old.name) not in keep:
             shutil.rmtree(old)
     return final
 

@@ -39,6 +39,16 @@ class RunningStd:
         return max((self.m2 / self.count) ** 0.5, 1e-6) if self.count else 1.0
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint as it did on held-out prompts: its mean score, that mean's standard error, KL in nats a sequence."""
+
+    step: int
+    score: float
+    error: float
+    kl: float
+
+
 @dataclass
 class Counters:
     """The numbers a resume goes on from."""
@@ -47,10 +57,21 @@ class Counters:
     kl_coef: float = 0.0
     learning_rate: float = 0.0
     rollbacks: int = 0
-    best_step: int = 0
-    best_score: float = float("-inf")
     score_first: float = 0.0
     scores: RunningStd = field(default_factory=RunningStd)
+    candidates: list[Candidate] = field(default_factory=list[Candidate])
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate that has moved least from the reference."""
+        return min(self.candidates, key=lambda c: c.kl)
+
+    def consider(self, new: Candidate) -> None:
+        """Candidates are those that score within a standard error of the highest: what is not better than noise is not
+        worth its KL (the one-standard-error rule, Breiman et al. 1984, section 3.4.3)."""
+        found = [*self.candidates, new]
+        top = max(found, key=lambda c: c.score)
+        self.candidates = [c for c in found if c.score >= top.score - top.error]
 
 
 class Learner:
@@ -118,7 +139,10 @@ class Learner:
         """
         try:
             raw = json.loads((folder / "counters.json").read_text())
-            self.counters = Counters(**{**raw, "scores": RunningStd(**raw["scores"])})
+            candidates = [Candidate(**c) for c in raw["candidates"]]
+            self.counters = Counters(
+                **{**raw, "scores": RunningStd(**raw["scores"]), "candidates": candidates}
+            )
             self.base.load_state("policy", load_file(str(folder / "policy" / "adapter_model.safetensors")))
             _unflatten(self.optimizer, load_file(str(folder / OPTIMIZER), str(self.base.device)))
             self.critic.load(folder / CRITIC)

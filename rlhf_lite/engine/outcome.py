@@ -11,9 +11,9 @@ def publish(job: Job, counters: Counters, stopped: str, peak_memory_bytes: int) 
     """Make the best checkpoint the run's adapter and say what was found; ``stopped`` is why the run ended."""
     steps = [m.values for m in job.run.status().metrics if "seconds" in m.values]  # of all the run's lives
     last = steps[-1]
-    best = job.run.folder / "checkpoints" / f"{counters.best_step:06d}"
-    checkpoint.publish(best / "policy", job.run.adapter)
-    if counters.best_step == 0:
+    best = counters.best
+    checkpoint.publish(job.run.folder / "checkpoints" / f"{best.step:06d}" / "policy", job.run.adapter)
+    if best.step == 0:
         job.warn(
             "no checkpoint scored better than the untrained policy",
             "look at the reward's accuracy; label more pairs",
@@ -22,10 +22,10 @@ def publish(job: Job, counters: Counters, stopped: str, peak_memory_bytes: int) 
         {
             "steps": counters.step,
             "episodes": counters.step * job.preset.ppo.episodes,
-            "best_step": counters.best_step,
+            "best_step": best.step,
             "score_first": counters.score_first,
             "score_last": last["objective/scores"],
-            "score_best": counters.best_score,
+            "score_best": best.score,
             "kl_last": last["objective/kl"],
             "stopped": stopped,
             "episodes_per_second": len(steps) * job.preset.ppo.episodes / sum(s["seconds"] for s in steps),

@@ -9,8 +9,9 @@ implementation details"):
 - The reward model's score is a sum over tokens, and each is rewarded for its own part.
 - The critic is a regression on states that are computed anyway (:mod:`rlhf_lite.engine.critic`).
 - An epoch ends early when the update has moved the policy by ``max_approx_kl``.
-- What is kept is the checkpoint with the best score on held-out prompts within the budget, not the last one. Step 0,
-  the untrained policy, takes part: training that made nothing better says so.
+- What is kept is not the last checkpoint: of those within the budget whose score on held-out prompts is the best but
+  for its standard error, the one with the least KL. Step 0, the untrained policy, takes part: training that made
+  nothing better says so.
 - Every step's randomness comes from (seed, step, process): a resume goes on as if nothing had happened.
 - Several processes take the same steps together (:mod:`rlhf_lite.engine.processes`); the main one does the talking.
 """
@@ -29,7 +30,7 @@ import torch
 from rlhf_lite.engine import checkpoint, objectives, outcome, update
 from rlhf_lite.engine.base import SharedBase, peak_memory
 from rlhf_lite.engine.job import Job, StopRequested
-from rlhf_lite.engine.learner import Learner
+from rlhf_lite.engine.learner import Candidate, Learner
 from rlhf_lite.engine.processes import team_of
 from rlhf_lite.engine.prompts import PromptIds, draw, load_prompts
 from rlhf_lite.engine.rollout import Rollout, make_rollout
@@ -129,7 +130,7 @@ class Training:
         return kl <= settings.kl_budget
 
     def validate_and_save(self) -> None:
-        """Measure on held-out prompts, remember the best within the budget, write a checkpoint."""
+        """Measure on held-out prompts, remember what is good within the budget, write a checkpoint."""
         counters, sampling = self.learner.counters, self.job.preset.sampling
         measured = validate(
             self.learner, self.score, self.held_out, self.settings, seed=self.job.inputs.seed,
@@ -141,15 +142,15 @@ class Training:
         self._tell(measured.metrics(self.step))
         if self.step == 0:
             counters.score_first = measured.score
-        if measured.kl <= self.settings.kl_budget and measured.score > counters.best_score:
-            counters.best_score, counters.best_step = measured.score, self.step
+        if measured.kl <= self.settings.kl_budget:
+            counters.consider(Candidate(self.step, measured.score, measured.error, measured.kl))
         self._save()
 
     def _save(self) -> None:
         if not self.team.main:
             return
-        best = self.learner.counters.best_step
-        path = checkpoint.save(self.job.run, self.step, self.learner.save, best=best)
+        keep = {candidate.step for candidate in self.learner.counters.candidates}
+        path = checkpoint.save(self.job.run, self.step, self.learner.save, keep=keep)
         self.job.emit(Saved(step=self.step, path=str(path)))
 
     def _load(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +25,11 @@ SHOWN = 3  # the same prompts every time, for people to watch
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over answers: score less the penalty for not ending, KL in nats a sequence, share that ended."""
+    """Means over answers: score less the penalty for not ending, KL in nats a sequence, share that ended. ``error`` is
+    the standard error of the score."""
 
     score: float
+    error: float
     kl: float
     ended: float
     samples: tuple[Sample, ...]
@@ -64,8 +68,10 @@ def validate(
     )  # fmt: skip
     found = [answer for part in team.each(work) for answer in part]
     words = {tuple(p.ids): p.text for p in prompts}
+    scores = [a.score - (0.0 if a.ended else settings.no_eos_penalty) for a in found]
     return Validation(
-        score=mean([a.score - (0.0 if a.ended else settings.no_eos_penalty) for a in found]),
+        score=mean(scores),
+        error=statistics.stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else 0.0,
         kl=mean([a.kl for a in found]),
         ended=mean([float(a.ended) for a in found]),
         samples=tuple(

@@ -367,13 +367,32 @@ def test_memory_too_small_for_one_row_says_what_would_fit(
 def test_the_best_checkpoint_within_the_budget_is_kept(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = iter([(0.1, 0.0), (0.5, 1.0), (0.9, 99.0), (0.3, 1.0)])
-    monkeypatch.setattr(ppo, "validate", lambda *_, **__: Validation(*next(measured), ended=1.0, samples=()))
-    monkeypatch.setattr(ppo.Training, "one_step", untrained_step)
-    run = new_run(project, assignments=["ppo.steps=3", "ppo.evaluate_every=1"])
-    assert go(run, monkeypatch) == 0
-    result = run.status().result
+    result = validated(project, monkeypatch, [(0.1, 0.0), (0.5, 1.0), (0.9, 99.0), (0.3, 1.0)])
     assert (result["best_step"], result["score_best"], result["score_first"]) == (1, 0.5, 0.1)
+
+
+def test_what_is_better_by_no_more_than_noise_is_not_worth_its_kl(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a standard error of 0.1: 0.85 is as good as 0.9 and costs less; 0.7 is not as good. It is kept till then."""
+    measured = [(0.1, 0.0), (0.7, 1.0), (0.85, 2.0), (0.82, 3.0), (0.9, 4.0), (0.89, 5.0)]
+    result = validated(project, monkeypatch, measured)
+    assert (result["best_step"], result["score_best"], result["score_last"]) == (2, 0.85, 0.0)
+
+
+def validated(project: Project, monkeypatch: pytest.MonkeyPatch, measured: list[tuple[float, float]]) -> Any:
+    """The result of a run whose checkpoints measure so, score and KL, with a standard error of 0.1."""
+    told = iter(measured)
+
+    def validate(*_: Any, **__: Any) -> Validation:
+        score, kl = next(told)
+        return Validation(score=score, error=0.1, kl=kl, ended=1.0, samples=())
+
+    monkeypatch.setattr(ppo, "validate", validate)
+    monkeypatch.setattr(ppo.Training, "one_step", untrained_step)
+    run = new_run(project, assignments=[f"ppo.steps={len(measured) - 1}", "ppo.evaluate_every=1"])
+    assert go(run, monkeypatch) == 0
+    return run.status().result
 
 
 def untrained_step(training: ppo.Training) -> bool:
