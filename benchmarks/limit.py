@@ -6,13 +6,16 @@ A part cannot be faster than its bytes come from memory, nor than its operations
 of the two, by this machine's own rates. Those are measured first: the best of copy, triad and dot product over arrays
 larger than the caches (McCalpin's STREAM, counting what is read and written), and a large fp32 matrix product.
 
-- A token sampled for each of B answers: every matrix is read once for all of them, in fp32, as sampling on a CPU holds
-  it (``engine/merged.py``), the output layer too, and the keys and values of what came before; 2 operations a parameter
-  and answer, and 4 a layer, query number and token before it. Left out: logits, norms, activations.
-- Log-probabilities of 16 answers (a forward pass): the weights as they are held, read once; 2 operations a parameter
-  of the blocks and the adapter for each token of prompt and answer, and 2 of the output layer for each of the answer.
+- A token sampled for each of B answers: every matrix is read once for all of them, the output layer too, and the keys
+  and values of what came before; 2 operations a parameter and answer, and 4 a layer, query number and token before it.
+- Log-probabilities of 16 answers (a forward pass): the same matrices, read once; 2 operations a parameter of the blocks
+  for each token of prompt and answer, and 2 of the output layer for each of the answer.
 - The same with gradients: 2 operations more, for those of the activations. The 2 for those of the weights (Kaplan et
-  al. 2020 count 6 a parameter for all) a frozen base has not, but its adapter has.
+  al. 2020 count 6 a parameter for all) a frozen base has not; its adapter has 4.
+
+The matrices are fp32, with the adapter in them, as PPO holds them on a CPU whatever the base is held in
+(``engine/merged.py``). Left out: making them, which happens once for each view of a rollout and each minibatch; logits,
+norms, activations.
 
 Bytes and shapes are those of ``rlhf_lite/needs.py`` and ``shapes.py``. The built-in model's 3 M parameters fit into
 many a processor's cache, which is why its limit by memory can be beaten; the random Llama's 25 M do not.
@@ -36,9 +39,10 @@ from rollout import random_model
 from rlhf_lite import needs, paths, shapes
 from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.engine.merged import merged
 from rlhf_lite.engine.rollout import response_logprobs
 from rlhf_lite.engine.sampling import sample, seeded
-from rlhf_lite.settings import Inputs, Lora, Quantization
+from rlhf_lite.settings import Inputs, Lora
 
 RANK, FP32 = 16, 4
 PROMPT, ANSWER, ROWS = 32, 96, 16
@@ -91,26 +95,25 @@ def decoding(model: shapes.Model, rows: int) -> tuple[float, float]:
     return read, rows * (2 * parameters + 4 * model.layers * model.q_width * past)
 
 
-def one_pass(model: shapes.Model, quantization: Quantization, gradients: bool) -> tuple[float, float]:
+def one_pass(model: shapes.Model, gradients: bool) -> tuple[float, float]:
     """Bytes and operations of a pass over ``ROWS`` answers with their prompts."""
     blocks, output = blocks_and_output(model)
     tokens, answered = ROWS * (PROMPT + ANSWER), ROWS * ANSWER
-    adapter = model.lora_parameters(RANK)
-    forward = 2 * (blocks + adapter) * tokens + 2 * output * answered
+    forward = 2 * blocks * tokens + 2 * output * answered
     forward += (
         2 * model.layers * model.q_width * tokens * (PROMPT + ANSWER)
     )  # half of each square: it is causal
-    read = needs.linear_weights(model, quantization, FP32) + FP32 * output
+    read = FP32 * (blocks + output)
     if not gradients:
         return read, forward
-    return 2 * read, 2 * forward + 2 * adapter * tokens
+    return 2 * read, 2 * forward + 4 * model.lora_parameters(RANK) * tokens
 
 
 class Parts:
     """What is timed, of one base."""
 
-    def __init__(self, folder: Path, quantization: Quantization) -> None:
-        inputs = Inputs(stage="ppo", project="", model=str(folder), quantization=quantization, seed=0)
+    def __init__(self, folder: Path) -> None:
+        inputs = Inputs(stage="ppo", project="", model=str(folder), quantization="32bit", seed=0)
         self.base = SharedBase.load(inputs)
         self.base.add("policy", Lora(rank=RANK, alpha=2 * RANK), trainable=True)
         self.base.stops = frozenset()  # every answer has its full length
@@ -135,13 +138,13 @@ class Parts:
         padded = text.pad(self.prompts[:ROWS], self.answers[:ROWS], self.base.pad, self.base.device)
 
         def call() -> None:
-            with self.base.view("policy"), torch.set_grad_enabled(gradients):
-                loss = response_logprobs(self.base, padded).sum()
-                if gradients:
-                    loss.backward()
+            loss = response_logprobs(self.base, padded).sum()
+            if gradients:
+                loss.backward()
 
         self.base.model.train(gradients)
-        return median(seconds(call))
+        with self.base.view("policy"), merged(self.base.model), torch.set_grad_enabled(gradients):
+            return median(seconds(call))
 
 
 def against(told: float, needed: tuple[float, float], rates: dict[str, Any]) -> dict[str, Any]:
@@ -169,28 +172,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         models = {"built-in": paths.demo_model(), "random 25 M": random_model(Path(temporary) / "random")}
         for name, folder in models.items():
-            model = shapes.read(folder, name)
-            for weights in ("32bit", "nf4"):
-                measure(kept, rates, name, model, folder, weights)
+            measure(kept, rates, shapes.read(folder, name), folder)
     print(page.tables(kept.rows))
 
 
-def measure(
-    kept: Record, rates: dict[str, Any], name: str, model: shapes.Model, folder: Path, weights: Quantization
-) -> None:
-    """The parts of one base. Sampling is measured of 32-bit weights only: of 4-bit ones it holds the same matrices."""
-    decodings = {f"sample a token, batch {b}": b for b in BATCHES} if weights == "32bit" else {}
+def measure(kept: Record, rates: dict[str, Any], model: shapes.Model, folder: Path) -> None:
+    """The parts of one base."""
+    decodings = {f"sample a token, batch {b}": b for b in BATCHES}
     passes = {"log-probs of 16 answers": False, "the same with gradients": True}
-    keys = [{"model": name, "weights": weights, "part": part} for part in [*decodings, *passes]]
+    keys = [{"model": model.id, "part": part} for part in [*decodings, *passes]]
     missing = kept.missing(keys)
-    parts = Parts(folder, weights) if missing else None
+    parts = Parts(folder) if missing else None
     for key in missing:
         assert parts, "it is made where something is missing"
         if (part := key["part"]) in decodings:
             rows = decodings[part]
             found = against(parts.decoded(rows), decoding(model, rows), rates)
         else:
-            found = against(parts.passed(passes[part]), one_pass(model, weights, passes[part]), rates)
+            found = against(parts.passed(passes[part]), one_pass(model, passes[part]), rates)
         kept.add(key, **found)
         print(*key.values(), f"{found['times the limit']:.1f} times the limit", flush=True)
 

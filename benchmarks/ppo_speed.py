@@ -19,7 +19,8 @@ What one side does that the other does not:
   it is the reference), value and reward model. Its reward model has no adapter here, ours has.
 - TRL's value model, with a LoRA like the policy's, reads every answer and is trained in every update. Ours is no model:
   values are a regression, solved once a step, on the states that the reward model's pass leaves behind.
-- Ours merges weights and adapter for sampling, 4-bit ones unpacked; TRL unpacks them for every token.
+- Ours merges weights and adapter, 4-bit ones unpacked, once for each view of a rollout and each minibatch; TRL unpacks
+  them for every token it samples and in every pass.
 - Answers that have ended leave our batch; TRL's ``generate`` goes on padding them until the last one ends.
 - Ours keeps the log-probabilities of the sampling, once the code of the updates has found the same of the longest
   answers; TRL takes them from the logits of the sampling, which it keeps, all of them.

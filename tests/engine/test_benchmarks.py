@@ -54,9 +54,9 @@ def test_the_limit_rests_on_as_many_operations_as_torch_counts(monkeypatch: pyte
         return [float(sum(e.flops for e in seen.key_averages() if e.key in products))]
 
     monkeypatch.setattr(limit, "seconds", once)
-    model, parts = shapes.read(paths.demo_model(), "demo"), limit.Parts(paths.demo_model(), "32bit")
+    model, parts = shapes.read(paths.demo_model(), "demo"), limit.Parts(paths.demo_model())
     for gradients in (False, True):
-        counted, told = parts.passed(gradients), limit.one_pass(model, "32bit", gradients)[1]
+        counted, told = parts.passed(gradients), limit.one_pass(model, gradients)[1]
         assert counted < told < 1.08 * counted
     counted, told = parts.decoded(8), limit.decoding(model, 8)[1]
     assert counted < told < 1.08 * counted
