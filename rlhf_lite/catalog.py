@@ -10,6 +10,7 @@ from rlhf_lite.errors import UserError
 from rlhf_lite.shapes import Model
 
 TOKENS_AT_ONCE = 8192  # of supervised training, in one forward and backward pass; larger batches accumulate
+PROMPT_TOKENS_AT_ONCE = 4096  # of a batch that is to be answered, in one forward pass
 PAIRS_AT_ONCE = 4  # at most, of those held out: logits of short texts are not held in check by their tokens
 QUANTS: tuple[str, ...] = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 
@@ -35,6 +36,11 @@ def micro_batch(batch_size: int, longest: int) -> int:
     """The largest divisor of the batch size whose rows, padded to the longest, stay within :data:`TOKENS_AT_ONCE`."""
     divisors = (n for n in range(batch_size, 0, -1) if batch_size % n == 0)
     return next((n for n in divisors if n * longest <= TOKENS_AT_ONCE), 1)
+
+
+def prompt_columns(rows: int) -> int:
+    """How much of so many prompts is read at once, in tokens of each."""
+    return max(1, PROMPT_TOKENS_AT_ONCE // rows)
 
 
 def find_model(name: str) -> Model:

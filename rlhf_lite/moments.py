@@ -66,7 +66,9 @@ class Moments:
         next_token = (
             rows * self.model.vocab_size * (self.width + 3 * FP32)
         )  # logits, probabilities, fp64 sums
-        return [{**cache, "forward_pass": self._forward(rows, prompt)}, {**cache, "next_token": next_token}]
+        columns = min(prompt, catalog.prompt_columns(rows))
+        read = rows * columns * needs.forward_pass(self.model, self.width, prompt)
+        return [{**cache, "forward_pass": read}, {**cache, "next_token": next_token}]
 
     def scoring(self) -> list[Items]:
         """The reward model reads the answers; the critic wants the states of all of them."""
@@ -78,16 +80,18 @@ class Moments:
         ]
 
     def update(self, again: bool) -> list[Items]:
-        """A micro-batch of PPO: its logits, then its layers one by one, last to first."""
+        """The critic learns; then a micro-batch of PPO: its logits, and its layers one by one, last to first."""
         rows, answer = (
             self.preset.ppo.micro_batch,
             min(self.preset.sampling.max_new_tokens, self.model.context),
         )
-        kept = {"states": self._states(), **self._kept(rows, self._length, again)}
-        logits = needs.completion_logits(self.model, rows * answer)
+        states = {"states": self._states()}
+        kept = {**states, **self._kept(rows, self._length, again, masked=False)}
+        regression = needs.regression(self.model, self.preset.ppo.episodes, answer, self.width)
         return [
-            {**kept, "logits": logits},
-            {**kept, "one_layer": self._layer(rows, self._length, again)},
+            {**states, "regression": regression},
+            {**kept, "logits": needs.completion_logits(self.model, rows * answer, self.width)},
+            {**kept, "one_layer": self._layer(rows, self._length, again, masked=False)},
         ]
 
     def supervised(
@@ -97,7 +101,8 @@ class Moments:
         length = min(longest, self.model.context)
         rows = sides * catalog.micro_batch(batch, sides * length)
         tokens = rows * length
-        kept, one_layer = self._kept(rows, length, again), {"one_layer": self._layer(rows, length, again)}
+        kept = self._kept(rows, length, again, masked=True)
+        one_layer = {"one_layer": self._layer(rows, length, again, masked=True)}
         if not tile:
             return [{**kept, **one_layer}]
         beside = 0 if self.device == "gpu" else _UNFUSED * min(self.model.vocab_size, _TILE_COLUMNS)
@@ -110,7 +115,7 @@ class Moments:
         length = min(longest, self.model.context)
         rows = 2 * catalog.micro_batch(catalog.PAIRS_AT_ONCE, 2 * length)
         read = [{"forward_pass": self._forward(rows, length)}]
-        chunk = needs.completion_logits(self.model, rows * length)
+        chunk = needs.completion_logits(self.model, rows * length, self.width)
         return [*read, {"logits": chunk}] if logits else read
 
     def proof(self) -> list[Items]:
@@ -145,17 +150,17 @@ class Moments:
     def _forward(self, rows: int, length: int) -> int:
         return rows * length * needs.forward_pass(self.model, self.width, length)
 
-    def _kept(self, rows: int, length: int, again: bool) -> Items:
+    def _kept(self, rows: int, length: int, again: bool, *, masked: bool) -> Items:
         """One adapter's gradients, which micro-batches add up, and what the backward pass starts its layers from."""
         gradients, tokens = {"gradients": needs.adapter(self.model, self._rank)}, rows * length
         if again:
             return {**gradients, "layer_inputs": tokens * needs.layer_inputs(self.model, self.width)}
-        return {**gradients, "activations": tokens * self.model.layers * self._activations(length)}
+        return {**gradients, "activations": tokens * self.model.layers * self._activations(length, masked)}
 
-    def _layer(self, rows: int, length: int, again: bool) -> int:
+    def _layer(self, rows: int, length: int, again: bool, *, masked: bool) -> int:
         """What one layer takes while it is computed, beyond what is kept of it."""
-        taken = needs.layer(self.model, self._rank, self.width, length)
-        return rows * length * (taken if again else taken - self._activations(length))
+        taken = needs.layer(self.model, self._rank, self.width, length, masked=masked)
+        return rows * length * (taken if again else taken - self._activations(length, masked))
 
-    def _activations(self, length: int) -> int:
-        return needs.activations(self.model, self._rank, self.width, length)
+    def _activations(self, length: int, masked: bool) -> int:
+        return needs.activations(self.model, self._rank, self.width, length, masked=masked)

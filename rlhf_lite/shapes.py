@@ -40,6 +40,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     """Embeddings are multiplied by a number that is kept as a tensor."""
     writes_scores: bool = False
     """Its attention holds all scores at once, which the others never do."""
+    windows: bool = False
+    """Most of its layers see a window only, for which a mask is made."""
     defaults: Mapping[str, Any] = {}
 
 
@@ -51,7 +53,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(head_norms="a head", defaults={"head_dim": 128}),
     "gemma2": Family(block_norms=4, scaled_embedding=True, writes_scores=True, defaults=_GEMMA),
     "gemma3_text": Family(
-        block_norms=4, head_norms="a head", rotaries=2, scaled_embedding=True,
+        block_norms=4, head_norms="a head", rotaries=2, scaled_embedding=True, windows=True,
         defaults={**_GEMMA, "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4,
                   "max_position_embeddings": 131072},
     ),

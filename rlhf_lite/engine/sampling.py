@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from rlhf_lite import catalog
 from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.merged import merged
@@ -84,6 +85,15 @@ def _sample_batch(
     live = torch.ones_like(rows, dtype=torch.bool)
     tokens: list[torch.Tensor] = []  # (row, token, logprob, entropy) of every step's live rows
     base.model.eval()
+    at_once = catalog.prompt_columns(len(prompts))
+    last = (width - 1) // at_once * at_once  # where the last part begins, which the first token follows from
+    for start in range(0, last, at_once):
+        with torch.no_grad():
+            base.backbone(
+                input_ids=ids[:, start : start + at_once], attention_mask=mask[:, : start + at_once],
+                position_ids=positions[:, start : start + at_once], past_key_values=cache, use_cache=True,
+            )  # fmt: skip
+    ids, positions = ids[:, last:], positions[:, last:]
     for step in range(room):
         with torch.no_grad():
             out = base.model(

@@ -31,6 +31,7 @@ from rlhf_lite import needs, paths, shapes
 from rlhf_lite.engine import base as engine_base
 from rlhf_lite.engine import heads, text
 from rlhf_lite.engine.base import SharedBase, load_causal_lm
+from rlhf_lite.engine.critic import Critic
 from rlhf_lite.engine.decoder import Decoder
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.rollout import response_logprobs
@@ -218,9 +219,9 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     assert scoring.peak == pytest.approx(tokens * needs.forward_pass(model, width, length), rel=0.1)
 
     base.model.train()
-    logits = needs.completion_logits(model, len(PADDED) * 96)
-    one_layer = tokens * needs.layer(model, RANK, width, length)
-    every_layer = tokens * model.layers * needs.activations(model, RANK, width, length)
+    logits = needs.completion_logits(model, len(PADDED) * 96, width)
+    one_layer = tokens * needs.layer(model, RANK, width, length, masked=False)
+    every_layer = tokens * model.layers * needs.activations(model, RANK, width, length, masked=False)
     last_layer = one_layer - every_layer / model.layers
     assert _backbone_pass(learner, padded) == pytest.approx(every_layer + last_layer, rel=0.1)
     assert _policy_pass(learner, padded) == pytest.approx(every_layer + max(last_layer, logits), rel=0.1)
@@ -232,6 +233,18 @@ def test_a_pass_takes_what_the_plan_says_within_a_tenth(
     assert _policy_pass(learner, padded) == pytest.approx(
         layer_inputs + max(one_layer + gradients, logits), rel=0.1
     )
+
+
+@pytest.mark.parametrize(("rows", "answer"), [(2, 3), (40, 50)])
+@pytest.mark.parametrize("width", [2, 4])
+def test_the_critic_takes_what_the_plan_says_to_learn(width: int, rows: int, answer: int) -> None:
+    model = shapes.of_config(LlamaConfig(**WIDE).to_dict(), "llama")
+    states = torch.randn(rows, answer, model.hidden_size).to(DTYPES[width])
+    returns, mask = torch.randn(rows, answer), torch.ones(rows, answer, dtype=torch.bool)
+    with LiveBytes([states, returns, mask]) as learning:
+        Critic(model.hidden_size, CPU).learn(states, returns, mask)
+    planned = needs.critic(model) + needs.regression(model, rows, answer, width)
+    assert learning.peak == pytest.approx(planned, rel=0.1)
 
 
 def _backbone_pass(learner: Learner, padded: text.Padded) -> int:

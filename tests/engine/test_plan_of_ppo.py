@@ -15,7 +15,7 @@ from transformers import Qwen2Config
 
 from rlhf_lite import needs, planning, shapes
 from rlhf_lite.engine import base as engine_base
-from rlhf_lite.engine import heads, sampling, update
+from rlhf_lite.engine import heads, rollout, sampling, scoring, update
 from rlhf_lite.engine.base import pick_device
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.rollout import make_rollout
@@ -40,9 +40,8 @@ def test_a_step_of_ppo_takes_what_is_planned_within_a_tenth(
     if device.type == "cpu":
         if planned_for == "gpu":
             monkeypatch.setattr(engine_base, "compute_dtype", lambda device: torch.bfloat16)
-        monkeypatch.setattr(
-            sampling, "merged", lambda model: nullcontext(), raising=False
-        )  # which a GPU does not do
+        for module in (sampling, rollout, scoring, update):  # matrices that a GPU does not make
+            monkeypatch.setattr(module, "merged", lambda model: nullcontext())
     folder = saved(Qwen2Config(**{**WIDE, "tie_word_embeddings": True}), tmp_path / "model")
     earlier = load(folder, "nf4", device)
     for name in ("sft", "reward"):
@@ -59,12 +58,12 @@ def test_a_step_of_ppo_takes_what_is_planned_within_a_tenth(
     score = RewardModel(base, tmp_path / "reward")
     already = size([*held(base.model), *score.head.parameters()]) + needs.critic(model)
     with LiveBytes(held(base.model)) as alive:
-        rollout = make_rollout(
+        sampled = make_rollout(
             base, [[5] * (96 - i) for i in range(32)], reference=learner.reference, score=score,
             trust_sampled=True, no_eos_penalty=1.0, max_new_tokens=64, sampling_batch=16, micro_batch=16,
             generator=seeded(base.device, 0, 0), on_batch=lambda done: None,
         )  # fmt: skip
-        update.update(learner, preset.ppo, rollout, random.Random(0))
+        update.update(learner, preset.ppo, sampled, random.Random(0))
     taken = torch.cuda.max_memory_allocated() if device.type == "cuda" else already + alive.peak
     free = None if checkpointing else 2**40
     planned = planning.plan(model, preset, "nf4", free, planned_for).stages["ppo"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from rlhf_lite import paths
+from rlhf_lite import catalog, paths
 from rlhf_lite.engine import text
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.rollout import logprobs_of
@@ -123,8 +123,33 @@ def test_a_row_that_has_ended_costs_nothing_more(
     assert len(asked) == lengths[-1]
 
 
-def test_a_sliding_window_slides(tmp_path: Path, prompts: list[list[int]]) -> None:
+@pytest.mark.parametrize("tokens", [1, 12, 40])
+def test_answers_are_the_same_in_however_many_parts_prompts_are_read(
+    tokens: int, base: SharedBase, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "PROMPT_TOKENS_AT_ONCE", 10**9)
+    whole = draw(base, prompts)
+    monkeypatch.setattr(catalog, "PROMPT_TOKENS_AT_ONCE", tokens)
+    asked: list[int] = []
+    handle = base.backbone.register_forward_pre_hook(
+        lambda module, args, named: asked.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        parts = draw(base, prompts)
+    finally:
+        handle.remove()
+    assert max(asked) <= max(tokens, len(prompts))
+    assert parts.completions == whole.completions
+    for found, expected in zip(parts.logprobs, whole.logprobs, strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [4096, 20])
+def test_a_sliding_window_slides(
+    tokens: int, tmp_path: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Greedy answers of a model whose layers see 8 tokens back, prompts of unequal length, as transformers has them."""
+    monkeypatch.setattr(catalog, "PROMPT_TOKENS_AT_ONCE", tokens)  # in one pass, and in parts
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=8192, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,

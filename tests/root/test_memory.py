@@ -206,10 +206,11 @@ def test_the_nearest_change_fits_and_is_told(model: Model, gigabytes: int) -> No
 
 
 def test_a_change_is_told_from_what_to_what() -> None:
-    found = memory.nearest_fit(catalog.find_model("Qwen2.5-0.5B-Instruct"), Preset(), "nf4", card(3.6))
+    preset = override(Preset(), ["ppo.micro_batch=16"])
+    found = memory.nearest_fit(catalog.find_model("Qwen2.5-0.5B-Instruct"), preset, "nf4", card(3))
     assert found is not None
-    assert found.words.startswith("ppo.micro_batch 8 to 4: ")
-    assert found.assignments == ("ppo.micro_batch=4",)
+    assert found.words.startswith("ppo.micro_batch 16 to 8: ")
+    assert found.assignments == ("ppo.micro_batch=8",)
 
 
 def test_where_nothing_fits_the_demo_model_is_the_nearest() -> None:

@@ -65,7 +65,7 @@ def test_the_largest_that_fits_is_recommended_and_another_card_recommends_anothe
         await write(pilot, "12")
         await pilot.press("enter")
         await pilot.pause()
-        assert highlighted(app) == "Qwen/Qwen2.5-3B-Instruct"
+        assert highlighted(app) == "Qwen/Qwen3-4B"
         assert "a card of 12 GiB" in shown(app, "#detail")
         await pilot.press("S")
         await write(pilot, "80")
