@@ -1,7 +1,6 @@
 """What does a wish cost? The rate at which answers fulfil it against the KL spent, beside the least that is possible.
 
-    python benchmarks/frontier.py --seeds 0 1 2 --out results.jsonl
-    python benchmarks/frontier.py --wishes asks_back --set ppo.kl_target=2 --out results.jsonl
+    python benchmarks/frontier.py [--wishes asks_back …] [--seeds 0 1 2]
 
 A yes/no wish that the base fulfils at rate p cannot be fulfilled at rate q for less than
 q·ln(q/p) + (1 − q)·ln((1 − q)/(1 − p)) nats a sequence (the divergence of the two coins). For each wish and seed: 160
@@ -14,12 +13,14 @@ answers that end, tokens, and the base's own NLL of a token, in nats, where lowe
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import Record
 from wishes import PAIRS, finished, label_pairs, new_project
 from yes_no import WISHES, fulfils
 
@@ -33,6 +34,7 @@ from rlhf_lite.project import Project, Run
 
 SAMPLES = 6  # to each held-out prompt
 BEST_OF = (2, 4, 8)
+BY = ("base", "ppo", "dpo", *(f"best of {n}" for n in BEST_OF))
 TOKENS = 96
 
 
@@ -87,28 +89,29 @@ class Bench:
         return {**chosen, "kl": math.log(n) - (n - 1) / n}
 
 
-def one(wish: str, seed: int, assignments: list[str], folder: Path) -> list[dict[str, Any]]:
-    """One wish at one seed: a row for the base and for each way of fulfilling it."""
+def one(wish: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:
+    """One wish at one seed: what is measured of the base and of each way of fulfilling the wish."""
     judge = stages.NamedFunction.find(f"{Path(__file__).with_name('yes_no.py')}:{wish}")
     project = new_project(folder, seed)
-    preset = stages.preset_of(project, assignments)
+    preset = stages.preset_of(project, [])
     label_pairs(project, judge, PAIRS)
     reward = finished(stages.train(project, preset, "reward", None))
     runs = {stage: finished(stages.train(project, preset, stage, None)) for stage in ("ppo", "dpo")}
     bench = Bench(project, wish, reward)
     asked, found = bench.answers(None, SAMPLES, 0)
-    base = {"by": "base", **bench.measured(asked, found.completions), "kl": 0.0}
-    rows = [base, *({"by": name, **bench.policy(name, run)} for name, run in runs.items())]
-    rows += [{"by": f"best of {n}", **bench.best_of(n)} for n in BEST_OF]
-    for row in rows:
-        row |= {"wish": wish, "seed": seed, "set": assignments, "least": least_kl(base["rate"], row["rate"])}
-    return rows
+    base = {**bench.measured(asked, found.completions), "kl": 0.0}
+    told = {name: bench.policy(name, run) for name, run in runs.items()}
+    told |= {f"best of {n}": bench.best_of(n) for n in BEST_OF}
+    return {
+        by: {**row, "least": least_kl(base["rate"], row["rate"])}
+        for by, row in {"base": base, **told}.items()
+    }
 
 
-def line(row: dict[str, Any]) -> str:
+def line(key: dict[str, Any], row: dict[str, Any]) -> str:
     times = f"{row['kl'] / row['least']:.1f}" if row["least"] > 0.05 else "-"
     cells = (
-        row["wish"], row["seed"], row["by"], f"{row['rate']:.1%}", f"{row['kl']:.2f}", f"{row['least']:.2f}", times,
+        key["wish"], key["seed"], key["by"], f"{row['rate']:.1%}", f"{row['kl']:.2f}", f"{row['least']:.2f}", times,
         f"{row['eos']:.1%}", f"{row['tokens']:.0f}", f"{row['nll']:.2f}",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
@@ -119,20 +122,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--wishes", nargs="+", default=list(WISHES), choices=list(WISHES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
+    record = Record("frontier")
     print("| wish | seed | by | rate | KL | least | times | EOS | tokens | NLL |")
     print("|---|--:|---|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        for wish in given.wishes:
-            for seed in given.seeds:
-                rows = one(wish, seed, given.set, Path(folder) / f"{wish}-{seed}")
-                with given.out.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-                for row in rows:
-                    print(line(row), flush=True)
+        os.environ["RLHF_LITE_STATE"] = folder
+        for seed, wish in itertools.product(given.seeds, given.wishes):
+            keys = [{"wish": wish, "seed": seed, "by": by} for by in BY]
+            if not record.missing(keys):
+                continue
+            rows = one(wish, seed, Path(folder) / f"{wish}-{seed}")
+            for key in keys:
+                record.add(key, **rows[key["by"]])
+                print(line(key, rows[key["by"]]), flush=True)
 
 
 if __name__ == "__main__":
