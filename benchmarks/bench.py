@@ -84,7 +84,11 @@ PIECES = (
     ),
     Piece(
         "overoptimisation", "Overoptimisation", "overoptimisation.py", 120,
-        "What the true judge says while the reward model's score rises.",
+        "What the true judge says while the reward model's score rises, far beyond the budget: PPO without a leash, "
+        "and best-of-n by the same reward model. The score is in the reward model's standard deviations; the true rate "
+        "is the share of answers that fulfil the wish, for `prefer` the share that beat one of the base to the same "
+        "prompt, ties half. First Gao et al.'s (2022) forms of the gain over the base, d·(a − b·log d) of PPO and "
+        "d·(a − b·d) of best-of-n at d = √KL, and where the rate, smoothed over 5 steps, is highest.",
     ),
     Piece(
         "learning", "Learning by label and by minute", "learning.py", 90,

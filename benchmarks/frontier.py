@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from curves import best_of_kl, least_kl
 from record import Record
 from wishes import PAIRS, finished, label_pairs, new_project
 from yes_no import WISHES, fulfils
@@ -36,14 +36,6 @@ SAMPLES = 6  # to each held-out prompt
 BEST_OF = (2, 4, 8)
 BY = ("base", "ppo", "dpo", *(f"best of {n}" for n in BEST_OF))
 TOKENS = 96
-
-
-def least_kl(p: float, q: float) -> float:
-    """Nats that raising a yes/no property from rate p to q costs at least; 0 for a rate that fell."""
-    if q <= p:
-        return 0.0
-    rest = (1 - q) * math.log((1 - q) / (1 - p)) if q < 1 else 0.0
-    return q * math.log(q / p) + rest
 
 
 class Bench:
@@ -86,7 +78,7 @@ class Bench:
         groups = [range(i, i + n) for i in range(0, len(asked), n)]
         best = [max(group, key=scores.__getitem__) for group in groups]
         chosen = self.measured([asked[i] for i in best], [found.completions[i] for i in best])
-        return {**chosen, "kl": math.log(n) - (n - 1) / n}
+        return {**chosen, "kl": best_of_kl(n)}
 
 
 def one(wish: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:

@@ -1,16 +1,19 @@
 """The page of tables: rows as :mod:`record` keeps them → markdown.
 
 Rows with the same names in their key make one table, a column a name; rows that differ in nothing but ``seed`` make one
-line, their numbers averaged, with least and most.
+line, their numbers averaged, with least and most. A chart of :mod:`charts` stands above its tables.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import charts
 
 Row = dict[str, Any]
 HEAD = """\
@@ -38,20 +41,33 @@ class Described(Protocol):
     def shows(self) -> str: ...
 
 
-def write(pieces: Iterable[Described], folder: Path, target: Path) -> None:
-    """The whole page, from the results in ``folder``."""
+def write(pieces: Sequence[Described], folder: Path, target: Path) -> None:
+    """The whole page, from the results in ``folder``, and the charts beside them."""
+    for piece in pieces:
+        path = folder / f"{piece.name}.json"
+        if piece.name in charts.DRAWN and path.exists():
+            drawn = charts.DRAWN[piece.name](json.loads(path.read_text())["rows"])
+            path.with_suffix(".svg").write_text(drawn, encoding="utf-8")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join([HEAD, *(section(piece, folder) for piece in pieces)]))
+    target.write_text(whole(pieces, folder, target.parent))
 
 
-def section(piece: Described, folder: Path) -> str:
-    """One benchmark: what it shows, its tables, where and when they were made."""
+def whole(pieces: Iterable[Described], folder: Path, beside: Path) -> str:
+    """The page's text; ``beside`` is the folder where it lies."""
+    return "\n".join([HEAD, *(section(piece, folder, beside) for piece in pieces)])
+
+
+def section(piece: Described, folder: Path, beside: Path) -> str:
+    """One benchmark: what it shows, its chart and tables, where and when they were made."""
     title = f"## {piece.title}\n\n{piece.shows}\n"
     path = folder / f"{piece.name}.json"
     if not path.exists():
         return f"{title}\nNot measured here yet: `make bench BENCH={piece.name}`, about {piece.minutes} minutes.\n"
     found = json.loads(path.read_text())
     shown = SPECIAL[piece.name](found) if piece.name in SPECIAL else tables(found["rows"])
+    if piece.name in charts.DRAWN:
+        chart = Path(os.path.relpath(path.with_suffix(".svg"), beside)).as_posix()
+        shown = f"![{piece.title}]({chart})\n\n{shown}"
     return f"{title}\n{shown}\n{made(piece, found)}\n"
 
 
@@ -175,8 +191,19 @@ def of_all_seeds(found: Row) -> str:
     return tables([row for row in found["rows"] if "seed" not in row["key"]])
 
 
+def overoptimisation(found: Row) -> str:
+    """What was derived of all steps, best-of-n, and every sixteenth step of PPO."""
+    kinds: list[list[Row]] = [[], [], []]
+    for row in found["rows"]:
+        kind = 0 if "form of" in row["key"] else 1 if "n" in row["key"] else 2
+        if row["key"].get("step", 0) % 16 == 0:
+            kinds[kind].append(row)
+    return tables([row for kind in kinds for row in kind])
+
+
 SPECIAL: dict[str, Callable[[Row], str]] = {
     "ppo_against_trl": against_trl,
     "ppo_against_trl_speed": speed_against_trl,
     "learning": of_all_seeds,
+    "overoptimisation": overoptimisation,
 }
