@@ -61,12 +61,15 @@ class Sft(_Section, frozen=True):
 
 
 class Reward(_Section, frozen=True):
-    """``centering`` pulls the mean reward to 0 (Eisenstein et al. 2312.09244); ``min_pairs`` refuses noise."""
+    """``centering`` pulls the mean reward to 0 (Eisenstein et al. 2312.09244); ``min_pairs`` refuses noise. Few pairs
+    are gone through more than ``epochs`` times: until ``min_steps`` steps are made.
+    """
 
     learning_rate: Positive = 1e-4
     epochs: Count = 3
     batch_size: Count = 8
     max_tokens: Count = 1024
+    min_steps: Count = 100
     centering: NotNegative = 0.01
     min_pairs: Count = 20
 

@@ -277,9 +277,9 @@ def _doubts(model: Run, preset: Preset) -> tuple[str, ...]:
             )
         case _:
             pass
-    epochs = model.settings().preset.reward.epochs
-    if epochs < preset.reward.epochs:
-        haste = f"{epochs} epochs where the preset has {preset.reward.epochs}"
+    made, wanted = model.settings().preset.reward, preset.reward
+    if made.epochs < wanted.epochs:
+        haste = f"{made.epochs} epochs where the preset has {wanted.epochs}"
         found.append(f"{model.name} was fitted quickly, in {haste}; train it again")
     return tuple(found)
 

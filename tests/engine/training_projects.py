@@ -13,7 +13,14 @@ from rlhf_lite.engine.job import Job
 from rlhf_lite.labels import MUCH_BETTER, Preference
 from rlhf_lite.project import Project, ProjectFile, Run
 
-SMALL = ["lora.rank=4", "sampling.max_new_tokens=8", "reward.epochs=2", "sft.epochs=2", "dpo.epochs=2"]
+SMALL = [
+    "lora.rank=4",
+    "sampling.max_new_tokens=8",
+    "reward.epochs=2",
+    "reward.min_steps=1",
+    "sft.epochs=2",
+    "dpo.epochs=2",
+]
 FRUIT = ("apples", "pears", "plums", "figs", "dates", "limes", "kiwis", "grapes", "melons", "cherries")
 ROOMS = ("the hall", "the kitchen", "the cellar", "the attic", "the garden", "the office")
 

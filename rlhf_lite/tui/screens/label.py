@@ -26,7 +26,7 @@ from rlhf_lite.tui.screens.writing import WritingPage
 from rlhf_lite.tui.widgets.ask import AskLine
 from rlhf_lite.tui.widgets.jobline import JobLine
 
-QUICK = ["reward.epochs=2"]
+QUICK = ["reward.epochs=2", "reward.min_steps=1"]
 """What a quick refit sets: enough to see where accuracy goes."""
 COUNT_AFTER = 0.1  # seconds without a label; whoever is quicker waits for no figures
 NEWS_FOR = 6  # labels that a piece of news stays
