@@ -9,12 +9,12 @@ and held by a test to within a tenth. Left out is what a kernel takes while it r
 
 from __future__ import annotations
 
+from rlhf_lite.catalog import LOGITS_AT_ONCE
 from rlhf_lite.settings import Quantization
 from rlhf_lite.shapes import Model
 
 FP32, FP64 = 4, 8
 _RIDGES = 5  # between which the critic decides
-LOGITS_CHUNK = 256  # tokens whose logits PPO computes at once
 
 
 def linear_weights(model: Model, quantization: Quantization, width: int) -> int:
@@ -139,7 +139,7 @@ def _before_mlp(model: Model, rank: int, width: int, length: int, masked: bool) 
 
 
 def completion_logits(model: Model, tokens: int, width: int) -> int:
-    """The logits of answers, of :data:`LOGITS_CHUNK` tokens at once: as they are, their log-softmax, and its gradient
+    """The logits of answers, of :data:`LOGITS_AT_ONCE` tokens at once: as they are, their log-softmax, and its gradient
     on the way back to them; beside them every token's state and the slope at it, which waits for the backward pass."""
-    logits = 3 * FP32 * model.vocab_size * min(tokens, LOGITS_CHUNK)
+    logits = 3 * FP32 * model.vocab_size * min(tokens, LOGITS_AT_ONCE)
     return logits + 2 * tokens * model.hidden_size * width

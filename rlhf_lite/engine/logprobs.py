@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-CHUNK = 256
-"""Tokens whose logits are there at once."""
+from rlhf_lite.catalog import LOGITS_AT_ONCE
+
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states (n, D) → logits (n, V). Nothing in it is trained."""
 
@@ -20,7 +20,7 @@ def token_logprobs(hidden: torch.Tensor, logits_of: Logits, targets: torch.Tenso
         found = _WithSlopes.apply(hidden, logits_of, targets)
         assert isinstance(found, torch.Tensor), "a function of autograd gives what its forward gives"
         return found
-    chunks = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    chunks = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
     return torch.cat([_at(logits_of(h), t) for h, t in chunks])
 
 
@@ -36,7 +36,7 @@ class _WithSlopes(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, logits_of: Logits, targets: torch.Tensor) -> torch.Tensor:
         found: list[torch.Tensor] = []
         slopes: list[torch.Tensor] = []
-        for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        for h, t in zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True):
             with torch.enable_grad():
                 state = h.detach().requires_grad_()
                 picked = _at(logits_of(state), t)

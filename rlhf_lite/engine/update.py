@@ -33,7 +33,7 @@ def update(learner: Learner, settings: Ppo, rollout: Rollout, shuffler: random.R
     Returns:
         The means of what the charts show, by TRL's names where it has one.
     """
-    advantages, explained = judge(learner, settings, rollout)
+    advantages, explained = advantages_of(learner, settings, rollout)
     history: list[dict[str, float]] = []
     for group in _minibatches(settings, rollout, shuffler):
         history.append(update_policy(learner, settings, rollout, group, advantages, unmoved=not history))
@@ -43,7 +43,7 @@ def update(learner: Learner, settings: Ppo, rollout: Rollout, shuffler: random.R
     return {**means, "value/explained_variance": explained}
 
 
-def judge(learner: Learner, settings: Ppo, rollout: Rollout) -> tuple[torch.Tensor, float]:
+def advantages_of(learner: Learner, settings: Ppo, rollout: Rollout) -> tuple[torch.Tensor, float]:
     """Advantages, (B, T), centred and scaled, by the critic as it was; then it learns what came of these states.
 
     Also returns the share of the returns' variance that it had foretold.

@@ -33,7 +33,7 @@ def plain(layer: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor) -
 def test_values_and_gradients_are_those_of_the_log_softmax_whatever_the_chunk(
     layer: torch.nn.Linear, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", chunk)
     hidden, targets, weights = numbers()
     seen: list[int] = []
 
@@ -62,7 +62,7 @@ def test_without_gradients_the_values_are_the_same(layer: torch.nn.Linear) -> No
 def test_nothing_ever_waits_that_is_as_large_as_all_logits(
     layer: torch.nn.Linear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK", 4)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 4)
     hidden, targets, _ = numbers()
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
