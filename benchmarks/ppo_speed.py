@@ -5,7 +5,7 @@
 
 The built-in model, whose answers end by themselves, and a random Llama of 25 M parameters with 32,000 tokens, whose
 answers never end; 4-bit and 32-bit weights. A step is 32 answers of at most 96 tokens, score, KL to the reference and
-values, and two epochs of one update each over them in micro-batches of 16, with LoRA of rank 16 on every linear layer.
+values, and two epochs of one update each over them in micro-batches of 4, with LoRA of rank 16 on every linear layer.
 Both sides do it on the CPU in one process each, with the environment of a job, on the very same prompts in the same
 order. A warm-up step, then ours and TRL's in turn; a side's clock runs through the whole of its own loop, events and
 logging included. Kept is the median of the pairs' ratios, with least and most.
@@ -68,7 +68,7 @@ PRESET = Preset(
     lora=Lora(rank=16, alpha=32),
     sampling=Sampling(max_new_tokens=96, batch_size=32),
     ppo=Ppo(
-        steps=FOR_EVER, episodes=32, minibatch=32, micro_batch=16, epochs=2, learning_rate=1e-5,
+        steps=FOR_EVER, episodes=32, minibatch=32, micro_batch=4, epochs=2, learning_rate=1e-5,
         evaluate_every=FOR_EVER, validation_samples=1,
         max_approx_kl=1e9, kl_budget=1e9,  # no epoch and no run ends early
     ),
