@@ -285,7 +285,7 @@ def test_a_coefficient_changes_before_the_first_step_and_twice_by_two_presses(pr
     with jobs.hold_lock(jobs.lock_path(run), "1"):
         drive(project, steps)
     asked = [json.loads(line) for line in run.control_path.read_text().splitlines()]
-    assert [a["value"] for a in asked] == [0.125, 0.0625, 0.125, 2e-3]
+    assert [a["value"] for a in asked] == [0.15, 0.075, 0.15, 2e-3]
 
 
 def test_steps_that_were_rolled_back_leave_the_chart_and_the_reason_is_said(project: Project) -> None:
