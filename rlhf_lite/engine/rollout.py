@@ -157,15 +157,7 @@ def make_rollout(
     batches = split([order], micro_batch)
     padded = [laid_out(base, prompts, samples.completions, rows) for rows in batches]
     logprobs, entropy = _of_policy(base, samples, batches, padded, trust_sampled)
-    of_reference = _of_reference(base, reference, padded)
-    if isinstance(score, RewardModel):
-        frozen = [logprobs for logprobs, _ in of_reference]
-        read = list(score.read(padded))
-    else:
-        frozen, states = zip(*of_reference, strict=True)
-        told = torch.tensor(score(prompts, samples.completions, micro_batch), device=base.device)
-        whole = [torch.zeros_like(r) for r in frozen]  # no token has a part of its own
-        read = [Reading(told[rows], *rest) for rows, *rest in zip(batches, whole, states, strict=True)]
+    frozen, read = _of_frozen(base, reference, score, samples.completions, prompts, batches, padded)
     ended = torch.tensor(samples.ended, device=base.device)
     scores = unsorted([r.scores[:, None] for r in read], order).squeeze(-1)
     return Rollout(
@@ -223,6 +215,25 @@ def _check_sampled(apart: float) -> None:
             why="they compute this model's log-probabilities differently",
             hint="please report this with the run's job.log; until it is mended, train another model",
         )
+
+
+def _of_frozen(
+    base: SharedBase,
+    reference: str | None,
+    score: Scorer,
+    completions: list[list[int]],
+    prompts: list[list[int]],
+    batches: list[list[int]],
+    padded: list[text.Padded],
+) -> tuple[Sequence[torch.Tensor], list[Reading]]:
+    """What does not train says of each micro-batch: the reference's log-probabilities, scores and states."""
+    of_reference = _of_reference(base, reference, padded)
+    if isinstance(score, RewardModel):
+        return [logprobs for logprobs, _ in of_reference], list(score.read(padded))
+    frozen, states = zip(*of_reference, strict=True)
+    told = torch.tensor(score(prompts, completions, len(batches[0])), device=base.device)
+    whole = [torch.zeros_like(r) for r in frozen]  # no token has a part of its own
+    return frozen, [Reading(told[rows], *rest) for rows, *rest in zip(batches, whole, states, strict=True)]
 
 
 def _of_reference(
