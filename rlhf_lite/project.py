@@ -138,7 +138,7 @@ class Run:
         return self.folder / "job.log"
 
     def settings(self) -> settings.RunSettings:
-        return settings.read_toml(self.folder / "settings.toml", settings.RunSettings)
+        return settings.read_run(self.folder / "settings.toml")
 
     def status(self) -> RunStatus:
         """What its events add up to; reads only what was appended since this process last asked."""

@@ -25,6 +25,9 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Quantization = Literal["nf4", "16bit", "32bit"]
 S = TypeVar("S", bound=msgspec.Struct)
+RETIRED = {
+    "ppo": ("value_learning_rate", "value_warmup", "value_clip")
+}  # in runs of earlier versions, by section
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -217,15 +220,33 @@ def read_toml(path: Path, kind: type[S]) -> S:
     Raises:
         SettingsError: not TOML, an unknown key, or a wrong value; says the file and the key.
     """
+    return _convert(_read(path), kind, str(path))
+
+
+def read_run(path: Path) -> RunSettings:
+    """Read what a run was told, perhaps by an earlier version: settings that are no more are left out.
+
+    Raises:
+        SettingsError: as :func:`read_toml`.
+    """
+    raw = _read(path)
+    preset = raw.get("preset")
+    for section, names in RETIRED.items():
+        told = preset.get(section) if isinstance(preset, dict) else None
+        if isinstance(told, dict):
+            raw["preset"][section] = {name: value for name, value in told.items() if name not in names}
+    return _convert(raw, RunSettings, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{path} is not TOML", why=str(error), hint="mend the line named above"
         ) from error
     except OSError as error:
         raise SettingsError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    return _convert(raw, kind, str(path))
 
 
 def write_toml(path: Path, value: msgspec.Struct) -> None:

@@ -108,3 +108,15 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
         settings.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_of_an_earlier_version_is_read_and_a_wrong_setting_still_refused(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    inputs = settings.Inputs(stage="ppo", project="", model="", quantization="nf4", seed=0)
+    settings.write_toml(path, settings.RunSettings(inputs=inputs, preset=settings.Preset()))
+    written = path.read_text()
+    path.write_text(written.replace("[preset.ppo]\n", "[preset.ppo]\nvalue_clip = 0.2\nvalue_warmup = 20\n"))
+    assert settings.read_run(path) == settings.RunSettings(inputs=inputs, preset=settings.Preset())
+    path.write_text(written.replace("[preset.ppo]\n", "[preset.ppo]\nvalue_cilp = 0.2\n"))
+    with pytest.raises(SettingsError, match="value_cilp"):
+        settings.read_run(path)
