@@ -230,11 +230,12 @@ def read_run(path: Path) -> RunSettings:
         SettingsError: as :func:`read_toml`.
     """
     raw = _read(path)
-    preset = raw.get("preset")
+    preset: Any = raw.get("preset")
     for section, names in RETIRED.items():
-        told = preset.get(section) if isinstance(preset, dict) else None
-        if isinstance(told, dict):
-            raw["preset"][section] = {name: value for name, value in told.items() if name not in names}
+        told: Any = preset.get(section) if isinstance(preset, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        for name in names:
+            if isinstance(told, dict):
+                told.pop(name, None)  # pyright: ignore[reportUnknownMemberType]
     return _convert(raw, RunSettings, str(path))
 
 
