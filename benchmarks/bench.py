@@ -96,6 +96,11 @@ PIECES = (
         "labels, and by the seconds that training was given (320 labels). The rate is of decided comparisons with "
         "Wilson's 95 % interval over all seeds together; best-of-n costs n times the sampling for every answer.",
     ),
+    Piece(
+        "gpu", "On a GPU", f"gpu.py --peer {TRL}", 30,
+        "On a GPU, with the shapes of published models and random weights in NF4: PPO's peak of memory beside the "
+        "plan's, episodes a second beside TRL's, decoding beside what reading the weights takes. Needs one.",
+    ),
 )  # fmt: skip
 
 

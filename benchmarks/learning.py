@@ -11,8 +11,9 @@ the most of the seeds' own rates stand beside it.
 
 By time: with the most labels, PPO and DPO once more for each budget of seconds. How many steps (epochs) fit is reckoned
 from the first run's seconds a step (an epoch); PPO's seconds include those of its reward model, and each stage's those
-of loading. The seconds it really took stand beside. Best-of-n trains nothing but the reward model, but samples n
-answers for each that it gives.
+of loading. The seconds it really took stand beside. Seconds are the processor's, of all threads together, so that what
+else the machine does does not count. Best-of-n trains nothing but the reward model, but samples n answers for each that
+it gives.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ JUDGE = stages.NamedFunction.find(f"{paths.examples() / 'judge.py'}:prefer")
 
 
 def train(project: Project, stage: str, *assignments: str) -> tuple[Run, float]:
-    """A stage's run and its seconds."""
-    began = time.monotonic()
+    """A stage's run and the processor's seconds for it."""
+    began = time.process_time()
     preset = stages.preset_of(project, [*PRESET, *assignments])
-    return finished(stages.train(project, preset, stage, None)), time.monotonic() - began
+    return finished(stages.train(project, preset, stage, None)), time.process_time() - began
 
 
 class Bench:

@@ -43,6 +43,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ from rollout import random_model
 from rlhf_lite import jobs, paths
 from rlhf_lite.engine import heads
 from rlhf_lite.engine.base import SharedBase
-from rlhf_lite.formats import read_prompts
+from rlhf_lite.formats import prompt_of, read_prompts
 from rlhf_lite.project import Project, ProjectFile
 from rlhf_lite.settings import Inputs, Lora, Ppo, Preset, Quantization, Sampling
 
@@ -76,10 +77,15 @@ PRESET = Preset(
 
 
 class Side:
-    """A process that does a step when it is told to; ``bare`` is what Python with torch holds there, in bytes."""
+    """A process that does a step when it is told to; ``bare`` is what Python with torch holds there, in bytes: of a
+    GPU's memory nothing.
+    """
 
     def __init__(self, python: Path, script: str, told: Path, environment: dict[str, str]) -> None:
-        self.bare = int(subprocess.check_output([python, PEERS / "stepping.py"], env=environment))
+        on_gpu = environment.get("CUDA_VISIBLE_DEVICES") != ""
+        self.bare = (
+            0 if on_gpu else int(subprocess.check_output([python, PEERS / "stepping.py"], env=environment))
+        )
         self._log = told.parent / f"{told.name}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -106,24 +112,30 @@ class Side:
         self._process.communicate()
 
 
-def prepared(folder: Path, model: Path, weights: Quantization) -> tuple[Path, Path]:
+def prepared(
+    folder: Path, model: Path, weights: Quantization, preset: Preset = PRESET, asked: Sequence[str] = (),
+    checkpointing: bool = False,
+) -> tuple[Path, Path]:  # fmt: skip
     """A project with a reward model that has learned nothing: the run of ours, and TRL's work as a file."""
     project = Project.create(folder / "project", ProjectFile("speed", str(model), quantization=weights))
     with project.labels() as store:
-        store.add_prompts(read_prompts(paths.examples() / "prompts.txt")[0])
+        store.add_prompts(
+            [prompt_of(line) for line in asked] or read_prompts(paths.examples() / "prompts.txt")[0]
+        )
     inputs = Inputs(
         stage="ppo", project=str(project.root), model=str(model), quantization=weights, seed=0,
-        reward=str(folder / "reward"),
+        reward=str(folder / "reward"), checkpointing=checkpointing,
     )  # fmt: skip
     save_reward_model(inputs)
-    ppo = PRESET.ppo
+    ppo = preset.ppo
     work = {
-        "model": str(model), "weights": weights, "folder": str(folder / "trl"), "rank": PRESET.lora.rank,
-        "alpha": PRESET.lora.alpha, "episodes": ppo.episodes, "micro_batch": ppo.micro_batch, "epochs": ppo.epochs,
-        "learning_rate": ppo.learning_rate, "max_new_tokens": PRESET.sampling.max_new_tokens,
+        "model": str(model), "weights": weights, "folder": str(folder / "trl"), "rank": preset.lora.rank,
+        "alpha": preset.lora.alpha, "episodes": ppo.episodes, "micro_batch": ppo.micro_batch, "epochs": ppo.epochs,
+        "learning_rate": ppo.learning_rate, "max_new_tokens": preset.sampling.max_new_tokens,
+        "checkpointing": checkpointing,
     }  # fmt: skip
     (folder / "work.json").write_text(json.dumps(work))
-    return project.new_run(inputs, PRESET).folder, folder / "work.json"
+    return project.new_run(inputs, preset).folder, folder / "work.json"
 
 
 def save_reward_model(inputs: Inputs) -> None:
@@ -137,35 +149,47 @@ def save_reward_model(inputs: Inputs) -> None:
     heads.save_scale(Path(inputs.reward), heads.RewardScale())
 
 
-def measured(peer: Path, run: Path, work: Path, pairs: int) -> dict[str, Any]:
-    """Medians of one case."""
+def measured(
+    peer: Path | None, run: Path, work: Path, pairs: int, preset: Preset = PRESET, *, gpu: bool = False, room: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Medians of one case; without ``peer``'s environment, of ours alone. ``room``: GiB of a GPU that ours may take."""
     environment = jobs.child_environment() | {
-        "CUDA_VISIBLE_DEVICES": "", "RLHF_LITE_STATE": str(run / "state"), "HF_HUB_OFFLINE": "1",
+        "RLHF_LITE_STATE": str(run / "state"), "HF_HUB_OFFLINE": "1", "BENCH_ROOM": str(room),
         "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
+        **({} if gpu else {"CUDA_VISIBLE_DEVICES": ""}),
     }  # fmt: skip
     ours = Side(Path(sys.executable), "speed_of_ours.py", run, environment)
     prompts = ours.step()["prompts"]
-    theirs = Side(peer / "bin" / "python", "speed_in_trl.py", work, environment)
-    theirs.step(prompts)
-    steps: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    theirs = peer and Side(peer / "bin" / "python", "speed_in_trl.py", work, environment)
+    if theirs:
+        theirs.step(prompts)
+    steps: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
     for _ in range(pairs):
-        mine = ours.step()
-        steps.append((mine, theirs.step(mine["prompts"])))
-    ours.end()
-    theirs.end()
-    ratios = [other["seconds"] / mine["seconds"] for mine, other in steps]
-    peaks = [step["peak"] - side.bare for side, step in zip((ours, theirs), steps[-1], strict=True)]
-    told: dict[str, Any] = {
-        "pairs": pairs, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
-        "memory_ratio": peaks[0] / peaks[1],
-    }  # fmt: skip
-    for name, number, side in (("ours", 0, ours), ("trl", 1, theirs)):
-        told[name] = {
-            "episodes_per_second": PRESET.ppo.episodes / statistics.median(pair[number]["seconds"] for pair in steps),
-            "tokens_per_answer": statistics.mean(pair[number]["tokens"] for pair in steps) / PRESET.ppo.episodes,
-            "peak_bytes": peaks[number], "bare_bytes": side.bare,
+        steps["ours"].append(ours.step())
+        if theirs:
+            steps["trl"].append(theirs.step(steps["ours"][-1]["prompts"]))
+    told: dict[str, Any] = {"pairs": pairs, "threads": torch.get_num_threads()}
+    for name, side in (("ours", ours), ("trl", theirs)):
+        if side:
+            told[name] = figures(side, steps[name], preset.ppo.episodes)
+            side.end()
+    if theirs:
+        ratios = [b["seconds"] / a["seconds"] for a, b in zip(steps["ours"], steps["trl"], strict=True)]
+        told |= {
+            "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
+            "memory_ratio": told["ours"]["peak_bytes"] / told["trl"]["peak_bytes"],
+            "peer": steps["trl"][-1]["versions"],
         }  # fmt: skip
-    return {**told, "threads": torch.get_num_threads(), "peer": steps[-1][1]["versions"]}
+    return told
+
+
+def figures(side: Side, steps: list[dict[str, Any]], episodes: int) -> dict[str, Any]:
+    """What one side's steps say."""
+    return {
+        "episodes_per_second": episodes / statistics.median(step["seconds"] for step in steps),
+        "tokens_per_answer": statistics.mean(step["tokens"] for step in steps) / episodes,
+        "peak_bytes": steps[-1]["peak"] - side.bare, "bare_bytes": side.bare,
+    }  # fmt: skip
 
 
 def table_row(row: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from rlhf_lite.shapes import Model
 # Shares of what is free; the rest is for fragments, the desktop and the plan's own error.
 FITS, TIGHT = 0.75, 0.95
 
-_CUDA_CONTEXT = 3 * 2**30 // 4  # kernels and libraries; differs between drivers, and torch does not count it
+CUDA_CONTEXT = 3 * 2**30 // 4  # kernels and libraries; differs between drivers, and torch does not count it
 _LIBRARIES = 2**30 // 2  # torch, transformers and TRL as a process holds them in RAM
 # What each stage's need is brought down by: batches, and lengths in tokens.
 _SAMPLING = ("sampling.batch_size", "sampling.max_new_tokens", "sampling.max_prompt_tokens")
@@ -140,7 +140,7 @@ class _Case:
         return replace(self, preset=structs.replace(self.preset, **{name: section}))
 
     def _base(self, has: Moments) -> Items:
-        beside = {"cuda_context": _CUDA_CONTEXT} if self.device == "gpu" else {"libraries": _LIBRARIES}
+        beside = {"cuda_context": CUDA_CONTEXT} if self.device == "gpu" else {"libraries": _LIBRARIES}
         return {**has.weights(self.quantization), **beside}
 
     def _trained(

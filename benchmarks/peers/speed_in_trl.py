@@ -25,6 +25,7 @@ from transformers import (
 )
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 VERSIONS = {p: version(p) for p in ("trl", "torch", "transformers", "peft", "bitsandbytes")}
 
 
@@ -74,9 +75,9 @@ def loaded(kind: Any, work: dict[str, Any], pad: int, **options: Any) -> Any:
     if work["weights"] == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_compute_dtype=DTYPE,
         )  # fmt: skip
-    model = kind.from_pretrained(work["model"], dtype=torch.float32, **options)
+    model = kind.from_pretrained(work["model"], dtype=DTYPE, **options)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # repacks in place, after which gradients are wrong
             module.support_avx512bf16_for_cpu = False
@@ -102,8 +103,9 @@ def config(work: dict[str, Any]) -> PPOConfig:
         gradient_accumulation_steps=work["episodes"] // work["micro_batch"],
         local_rollout_forward_batch_size=work["episodes"], response_length=work["max_new_tokens"],
         stop_token="eos", temperature=1.0, missing_eos_penalty=1.0, learning_rate=work["learning_rate"],
-        lr_scheduler_type="constant", num_sample_generations=0, report_to="none", use_cpu=True, bf16=False,
-        gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
+        lr_scheduler_type="constant", num_sample_generations=0, report_to="none",
+        use_cpu=not torch.cuda.is_available(), bf16=torch.cuda.is_available(),
+        gradient_checkpointing=work["checkpointing"], save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
 
 

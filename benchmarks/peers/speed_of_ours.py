@@ -5,12 +5,15 @@ It replies with the step's prompts, which the peer is given then, and with how m
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from stepping import Gate
 
+from rlhf_lite import planning
 from rlhf_lite.engine import ppo
 from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.rollout import Rollout
@@ -34,6 +37,14 @@ class Stepwise(ppo.Training):
         return rollout
 
 
+def limit_memory(gibibytes: int) -> None:
+    """Have torch allocate no more, what the plan takes CUDA's context to be included."""
+    room, (_, total) = gibibytes * 2**30 - planning.CUDA_CONTEXT, torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, room / total))
+
+
 if __name__ == "__main__":
+    if wanted := int(os.environ.get("BENCH_ROOM", "0")):
+        limit_memory(wanted)
     ppo.Training = Stepwise  # the stage makes its own
     sys.exit(run_job("ppo", Run(Path(sys.argv[1]))))

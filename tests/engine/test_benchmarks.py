@@ -13,9 +13,12 @@ import torch
 from torch.profiler import profile
 
 from rlhf_lite import paths, shapes
+from rlhf_lite.engine.base import SharedBase
+from rlhf_lite.settings import Inputs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import gpu
 import limit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +63,19 @@ def test_the_limit_rests_on_as_many_operations_as_torch_counts(monkeypatch: pyte
         assert counted < told < 1.08 * counted
     counted, told = parts.decoded(8), limit.decoding(model, 8)[1]
     assert counted < told < 1.08 * counted
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("qwen2", True), ("llama", False)], ids=["qwen2-tied", "llama-untied"]
+)
+def test_random_weights_are_of_the_shape_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, tied: bool
+) -> None:
+    monkeypatch.setattr(gpu, "SHARD", 2**16)  # bytes: several files
+    wanted = shapes.Model("m", architecture, 4096, 64, 96, 2, 4, 2, 16, tied, 512)
+    folder = gpu.random_weights(wanted, tmp_path / "model")
+    assert shapes.read(folder, "m") == wanted
+    loaded = SharedBase.load(Inputs(stage="ppo", project="", model=str(folder), quantization="32bit", seed=0))
+    assert sum(p.numel() for p in loaded.model.parameters()) == wanted.parameters
+    questions = gpu.questions(folder, 40, number=3)
+    assert len(set(questions)) == 3
