@@ -78,7 +78,7 @@ def export_gguf(request: ExportRequest, report: Callable[[str, int, int], None])
     """
     # Imported here because the worker's process, which imports this package too, must not load torch.
     from rlhf_lite.engine.export import card, quantize, verify
-    from rlhf_lite.engine.export.gguf import write_f16
+    from rlhf_lite.engine.export.gguf import write_gguf
     from rlhf_lite.engine.export.worker import LlamaWorker
     from rlhf_lite.engine.llama import default_threads
 
@@ -89,10 +89,11 @@ def export_gguf(request: ExportRequest, report: Callable[[str, int, int], None])
     final = _destination(request, quantize.bytes_needed(quant, plan.parameters, plan.rows_fit_k_quants))
     f16, small = (final.with_name(f"{final.name}.{os.getpid()}.{kind}.part") for kind in ("f16", "quant"))
     try:
-        write_f16(plan, f16, request.name, report)
+        floats = "bf16" if request.quant == "bf16" else "f16"
+        write_gguf(plan, floats, f16, request.name, report)
         with LlamaWorker(default_threads()) as worker:
             finished = f16
-            if request.quant != "f16":
+            if request.quant != floats:
                 report("quantize", 0, 1)
                 worker.quantize(f16, small, quant.ftype)
                 f16.unlink()
