@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from rlhf_lite import exports
 from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.project import unscored
 
@@ -187,12 +188,22 @@ def trained_words(values: Mapping[str, Any]) -> list[str]:
 
 
 def exported(values: Mapping[str, Any]) -> None:
-    """Where the file is and how near it is to the tuned model."""
-    parity: Mapping[str, Any] = values.get("parity") or {}
-    line(f"{values.get('path')}  ({values.get('quant')}, {size(values.get('bytes') or 0)})")
+    """Where the files are, how near each is to the tuned model, and what reads them."""
+    for made in values.get("files") or [values]:
+        line(f"{made.get('path')}  ({made.get('quant')}, {size(made.get('bytes') or 0)})")
+        line(f"  {proven(made)}")
+    for command in exports.commands(values):
+        line(f"  {command}")
+
+
+def proven(made: Mapping[str, Any]) -> str:
+    """How near an exported file is to the tuned model, in words for the screens too."""
+    parity: Mapping[str, Any] = made.get("parity") or {}
+    if not parity:
+        return "the adapter as it was trained; nothing is merged"
     agreement, kl = interval(parity.get("top1_agreement"), None), number(parity.get("mean_kl"), ".2g")
     word = "equal to the tuned model" if parity.get("passed") else "NOT equal to the tuned model"
-    line(f"  {word}: same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts")
+    return f"{word}: same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts"
 
 
 def downloaded(values: Mapping[str, Any]) -> None:
