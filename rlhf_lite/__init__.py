@@ -27,7 +27,7 @@ map; a module names what it decided and what it left out in its own docstring.
     quants.py       bytes of an exported file, by its type
     formats.py      preference data in and out · rows.py what a row means
     sitting.py      one person's labelling session: what is asked next, what the answers add up to
-    votes.py        blind votes on an evaluation's answers · intervals.py of proportions
+    votes.py        blind votes on an evaluation's answers · intervals.py of proportions · figures.py as words
     labels.py       verdicts on pairs (SQLite) · events.py what a job says · settings.py presets and a run's settings
     store.py        the store's file: prompts, answers and pairs
     schema.py       its migrations · records.py files as records

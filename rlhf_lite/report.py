@@ -14,6 +14,7 @@ import tomli_w
 
 from rlhf_lite import exports
 from rlhf_lite.errors import RlhfLiteError
+from rlhf_lite.figures import interval, number, size
 from rlhf_lite.project import unscored
 
 VERDICTS = {"a": "for A", "b": "for B", "tie": "ties", "both_bad": "both bad", "skipped": "skipped"}
@@ -98,31 +99,6 @@ def table(*columns: str, rows: list[list[str]], title: str = "") -> None:
     if not console.is_terminal:
         console.width = max(120, console.width)  # a pipe has no width to fit
     console.print(grid)
-
-
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
-def number(value: Any, form: str = ".2f") -> str:
-    """A number, or a dash where there is none."""
-    return format(value, form) if isinstance(value, int | float) else "-"
-
-
-def interval(value: Any, bounds: Any) -> str:
-    """``83 % (76 to 90 %)``."""
-    if not isinstance(value, int | float):
-        return "-"
-    match bounds:
-        case [int() | float() as low, int() | float() as high]:
-            return f"{value:.0%} ({low:.0%} to {high:.0%})"
-        case _:
-            return f"{value:.0%}"
 
 
 def evaluation(values: Mapping[str, Any]) -> None:

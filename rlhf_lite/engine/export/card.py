@@ -15,11 +15,11 @@ from typing import Any
 
 import tomli_w
 
-from rlhf_lite import report
 from rlhf_lite.engine.export import Exported, ExportRequest
 from rlhf_lite.engine.export.chart import draw
 from rlhf_lite.engine.export.origin import Origin
 from rlhf_lite.exports import ADAPTER_FILE, commands
+from rlhf_lite.figures import interval, number, size
 from rlhf_lite.settings import write_whole
 
 CHART = "training.svg"
@@ -34,11 +34,12 @@ def write(folder: Path, request: ExportRequest, kind: str, made: Sequence[Export
     panels = request.origin.panels if request.origin else ()
     if panels:
         write_whole(folder / CHART, draw(panels).encode())
-    write_whole(folder / "README.md", model_card(request, kind, made).encode())
+    lora = (folder / ADAPTER_FILE).is_file()
+    write_whole(folder / "README.md", model_card(request, kind, made, lora=lora).encode())
 
 
-def model_card(request: ExportRequest, kind: str, made: Sequence[Exported]) -> str:
-    """The text of README.md."""
+def model_card(request: ExportRequest, kind: str, made: Sequence[Exported], *, lora: bool = False) -> str:
+    """The text of README.md; ``lora``: llama.cpp's form of the adapter is there too."""
     base = base_name(request.model)
     parts = [
         _front_matter(request, base, kind),
@@ -46,7 +47,7 @@ def model_card(request: ExportRequest, kind: str, made: Sequence[Exported]) -> s
         _what(request, base, kind, made),
         _licence(request),
     ]
-    parts += [_use(request, kind, made), _parity(made)]
+    parts += [_use(kind, made, lora), _parity(made)]
     if request.origin:
         parts += [_evaluation(request.origin), _training(request.origin)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -96,10 +97,10 @@ def _what(request: ExportRequest, base: str, kind: str, made: Sequence[Exported]
     tuned = f"the LoRA adapter of `{trained}`" if trained else "no adapter"
     if kind == "adapter":
         return (
-            f"{tuned[0].upper()}{tuned[1:]} for `{base}`: for PEFT, and as `{ADAPTER_FILE}` for llama.cpp. It was "
-            f"trained on the base in {_held(request)} and is added to the weights it is loaded on."
+            f"{tuned[0].upper()}{tuned[1:]} for `{base}`. It was trained on the base in {_held(request)}, and is added "
+            "to whatever weights of it are loaded."
         )
-    files = ", ".join(f"`{m.path.name}` ({m.quant}, {report.size(m.bytes)})" for m in made)
+    files = ", ".join(f"`{m.path.name}` ({m.quant}, {size(m.bytes)})" for m in made)
     return f"{files}: `{base}`, as it was held in training ({_held(request)}), with {tuned} merged into it."
 
 
@@ -113,23 +114,22 @@ def _licence(request: ExportRequest) -> str:
     return f"Licence of the base: {words}. What is derived from it is bound by it."
 
 
-def _use(request: ExportRequest, kind: str, made: Sequence[Exported]) -> str:
-    if kind == "safetensors":
-        lines = [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer", "", 'FOLDER = "."',
-            'model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")',
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
-        ]  # fmt: skip
-    elif kind == "adapter":
-        lines = [
-            "from peft import AutoPeftModelForCausalLM", "",
-            'model = AutoPeftModelForCausalLM.from_pretrained(".")', "",
-        ]  # fmt: skip
-        lines += [f"# llama.cpp: llama-server -m BASE.gguf --lora {ADAPTER_FILE}"]
-    else:
-        first = {"path": made[0].path.name, "context": made[0].context}
-        lines = [f"rlhf-lite chat {first['path']}", *commands(first)]
-    return "## Use\n\n" + "\n".join(f"    {line}".rstrip() for line in lines)
+def _use(kind: str, made: Sequence[Exported], lora: bool) -> str:
+    first = made[0]
+    shell = commands({"path": first.path.name, "context": first.context}) if kind == "gguf" else []
+    lines = {
+        "gguf": [f"rlhf-lite chat {first.path.name}", *shell],
+        "safetensors": [
+            "from transformers import AutoModelForCausalLM, AutoTokenizer", "",
+            'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")',
+            'tokenizer = AutoTokenizer.from_pretrained(".")',
+        ],
+        "adapter": [
+            "from peft import AutoPeftModelForCausalLM", "", 'model = AutoPeftModelForCausalLM.from_pretrained(".")',
+        ],
+    }  # fmt: skip
+    beside = f"\n\nWith a GGUF of the base: `llama-server -m BASE.gguf --lora {ADAPTER_FILE}`" if lora else ""
+    return "## Use\n\n" + "\n".join(f"    {line}".rstrip() for line in lines[kind]) + beside
 
 
 def _parity(made: Sequence[Exported]) -> str:
@@ -158,16 +158,13 @@ def _evaluation(origin: Origin) -> str:
     if not found:
         return ""
     sides = [found.get("base") or {}, found.get("tuned") or {}]
-    rows = [
-        [words, *(report.number(s.get(key), form) for s in sides)]
-        for key, (words, form) in _EVALUATED.items()
-    ]
-    rows.append(["KL to the base (nats an answer)", "-", report.number(found.get("kl"))])
+    rows = [[words, *(number(s.get(key), form) for s in sides)] for key, (words, form) in _EVALUATED.items()]
+    rows.append(["KL to the base (nats an answer)", "-", number(found.get("kl"))])
     rows.append(
         [
             "win rate over the base",
             "-",
-            report.interval(found.get("win_rate"), found.get("win_rate_interval")),
+            interval(found.get("win_rate"), found.get("win_rate_interval")),
         ]
     )
     judge = found.get("judge")
@@ -181,10 +178,10 @@ def _evaluation(origin: Origin) -> str:
 def _training(origin: Origin) -> str:
     parts = [f"## Training\n\nRun `{origin.run}`."]
     if origin.labels:
-        each = ", ".join(f"{pairs} by {who}" for who, pairs in origin.labels.items())
+        each = ", ".join(f"{pairs} {who}" for who, pairs in origin.labels.items())
         parts.append(f"Labels: {sum(origin.labels.values())} decided pairs of answers, {each}.")
     if origin.reward:
-        right = report.interval(origin.reward.get("accuracy"), origin.reward.get("accuracy_interval"))
+        right = interval(origin.reward.get("accuracy"), origin.reward.get("accuracy_interval"))
         parts.append(
             f"The reward model is right on {right} of {origin.reward.get('pairs_heldout')} held-out pairs."
         )

@@ -21,9 +21,9 @@ _CURVES = {
     "loss": {"of training": "loss", "on held-out pairs": "eval_loss"},
 }
 _KINDS = {
-    "person": ("one person", "{} people"),
-    "script": ("a script", "{} scripts"),
-    "import": ("a file",) * 2,
+    "person": ("by one person", "by {} people"),
+    "script": ("by a script", "by {} scripts"),
+    "import": ("imported", "imported"),
 }
 
 
@@ -33,7 +33,7 @@ class Origin:
 
     Attributes:
         run: its name.
-        labels: decided pairs by who decided them, in words.
+        labels: how many pairs were decided, by the words for who did.
         settings: the run's preset, the sections that it used.
         reward: what the reward model's run found, empty where none scored it.
         panels: its curves.
@@ -69,7 +69,7 @@ def _by_kind(judges: Mapping[str, int]) -> dict[str, int]:
 
 
 def _kind(kind: str, judges: int) -> str:
-    one, more = _KINDS.get(kind, ("another judge", "{} other judges"))
+    one, more = _KINDS.get(kind, ("by another judge", "by {} other judges"))
     return one if judges == 1 else more.format(judges)
 
 
