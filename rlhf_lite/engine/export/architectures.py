@@ -10,6 +10,7 @@ that sees. Left out: mixtures of experts.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -168,10 +169,12 @@ ARCHITECTURES = {
 def read_config(raw: dict[str, Any]) -> Config:
     """What config.json means, of a model that also sees the part that writes. Raises DataError where it is damaged."""
     try:
-        return AutoConfig.for_model(**raw).get_text_config()
+        return AutoConfig.for_model(**copy.deepcopy(raw)).get_text_config()  # it changes what it is given
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            "config.json cannot be read", why=str(error).strip().splitlines()[0], hint="download the model again"
+            "config.json cannot be read",
+            why=str(error).strip().splitlines()[0],
+            hint="download the model again",
         ) from error
 
 

@@ -19,9 +19,9 @@ class Quant:
     """One type of file. ``ftype`` is llama.cpp's number for it, ``bits`` bits per weight.
 
     ``max_kl`` (nats per position, mean) and ``min_top1`` (share of positions) are what an export must meet
-    against the tuned model. Mean KL measured on a trained model of 4 M parameters: f16 1e-7, bf16 5e-6, q8_0 5e-5, q6_k 3e-4,
-    q5_k_m 5e-4, q4_k_m 1.5e-3, q4_0 2.2e-3. The limits leave models whose weights quantize worse fifty times that
-    and more, and stay far below what a wrong conversion gives (above 1 nat).
+    against the tuned model. Mean KL measured on a trained model of 4 M parameters: f16 1e-7, bf16 5e-6, q8_0 5e-5,
+    q6_k 3e-4, q5_k_m 5e-4, q4_k_m 1.5e-3, q4_0 2.2e-3. The limits leave models whose weights quantize worse fifty
+    times that and more, and stay far below what a wrong conversion gives (above 1 nat).
     """
 
     ftype: int

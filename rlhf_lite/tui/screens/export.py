@@ -22,7 +22,7 @@ from rlhf_lite.tui.widgets.jobline import JobLine
 BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.7, "q4_k_m": 4.85, "q4_0": 4.5}
 ABOUT = {
     "f16": "as it was trained; twice the size of q8_0",
-    "bf16": "as large as f16 and coarser; for values beyond f16's range",
+    "bf16": "coarser than f16; for a model that exceeds its range",
     "q8_0": "recommended: keeps a small change of behaviour",
     "q6_k": "close to q8_0",
     "q5_k_m": "smaller; some of the tune may be rounded away",
