@@ -57,9 +57,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048, "tie_word_embeddings": True,
     },
     "granite": {
-        "model_type": "granite", "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3,
+        "model_type": "granite", "attention_bias": True, "mlp_bias": True, "rope_theta": 1e6,
         "attention_multiplier": 0.1, "embedding_multiplier": 6.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
     },
+    "granite-llama3": {"model_type": "granite", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     "olmo2": {"model_type": "olmo2", "tie_word_embeddings": True},
     "olmo3": {
         "model_type": "olmo3", "sliding_window": 64, "num_hidden_layers": 4,

@@ -188,7 +188,7 @@ def test_an_unsupported_architecture_names_the_supported_ones() -> None:
         ("llama-yarn", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
         ("llama-yarn", {"rope_parameters": {**MODELS["qwen2"]["rope_parameters"], "truncate": False}}, "truncated"),
         ("llama-yarn", {"partial_rotary_factor": 0.5}, "partly"),
-        ("qwen2", {"rope_parameters": MODELS["granite"]["rope_parameters"]}, "llama3"),
+        ("qwen2", {"rope_parameters": MODELS["granite-llama3"]["rope_parameters"]}, "llama3"),
         ("qwen2", {"head_dim": 64}, "width 64"),
         ("qwen3", {"attention_bias": True}, "attention biases"),
         ("smollm3", {"mlp_bias": True}, "MLP biases"),
@@ -372,9 +372,9 @@ def test_blocks_of_rows_make_the_same_file(
 
 
 def test_vectors_stay_f32_and_matrices_are_of_the_type_asked_for() -> None:
-    types = {t.name: t.tensor_type.name for t in GGUFReader(exported("granite", "f16")).tensors}
+    types = {t.name: t.tensor_type.name for t in GGUFReader(exported("granite-llama3", "f16")).tensors}
     assert (
-        types["rope_freqs.weight"] == types["blk.0.attn_norm.weight"] == types["blk.1.ffn_up.bias"] == "F32"
+        types["rope_freqs.weight"] == types["blk.0.attn_norm.weight"] == types["output_norm.weight"] == "F32"
     )
     assert {kind for name, kind in types.items() if types[name] != "F32"} == {"F16"}
     assert types["token_embd.weight"] == types["blk.0.attn_q.weight"] == "F16"

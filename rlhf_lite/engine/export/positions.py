@@ -115,6 +115,7 @@ def _grown(factor: float, scale: float) -> float:
 def _llama3_factors(rope: dict[str, Any], width: int) -> torch.Tensor:
     """Long waves are divided by ``factor``, short ones not, those between interpolated (Llama 3.1 model code)."""
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    frequencies = 1 / rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    waves = 2 * math.pi / frequencies
     blend = ((rope["original_max_position_embeddings"] / waves - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - blend) / factor + blend)).float()
+    return 1 / ((1 - blend) / factor + blend)
