@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5},
     },
     "qwen2": {"model_type": "qwen2", "rope_parameters": YARN},
-    "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True, "rope_theta": 1e6},
+    "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True, "rope_parameters": YARN},
     "gemma2": {**GEMMA, "model_type": "gemma2", "num_hidden_layers": 4},
     "gemma2-caps": {
         **GEMMA, "model_type": "gemma2", "attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0,

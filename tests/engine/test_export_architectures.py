@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from architecture_models import KINDS, LONGROPE, MODELS, SHAPE, adapter_folder, make_config, model_folder
-from export_models import ROOT, plan, silent, write
+from export_models import ROOT, plan, silent, whole, write
 from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -326,7 +326,7 @@ def test_the_base_is_the_one_that_was_trained_on(kind: str) -> None:
         if text := text_name(name):
             state = getattr(parameter, "quant_state", None)
             weight = parameter.data if state is None else bnb.dequantize_4bit(parameter.data, state)
-            assert torch.equal(ours.tensor(text), weight.float()), name
+            assert torch.equal(whole(ours, text), weight.float()), name
             held.add(text)
     assert held == set(ours.shapes)
 
@@ -341,7 +341,7 @@ def test_merges_what_peft_merges(kind: str) -> None:
     ours = MergedWeights(SafetensorsFolder(model_folder(kind)), "32bit", torch.float32, adapter)
     for name, weight in theirs.named_parameters():
         if text := text_name(name):
-            assert torch.allclose(ours.tensor(text), weight, rtol=0, atol=1e-6), name
+            assert torch.allclose(whole(ours, text), weight, rtol=0, atol=1e-6), name
 
 
 def test_an_adapter_that_changed_how_the_model_sees(tmp_path: Path) -> None:
@@ -369,6 +369,21 @@ def test_blocks_of_rows_make_the_same_file(
     assert max(b.numel() for b in made.weights.blocks("model.embed_tokens.weight")) == 7 * 128
     write_gguf(made, floats, tmp_path / "blocks.gguf", "x", silent)
     assert (tmp_path / "blocks.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
+
+
+def test_an_embedding_is_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    large = torch.randn(2**17, 128, dtype=torch.bfloat16)
+    made = plan(changed(tmp_path, "llama-llama3", {"model.embed_tokens.weight": large}))
+    monkeypatch.setattr(merge, "_BLOCK", 2**18)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _resident("VmRSS")
+    write_gguf(made, "f16", tmp_path / "large.gguf", "x", silent)
+    assert _resident("VmHWM") - before < large.numel() * 4 / 2
 
 
 def test_vectors_stay_f32_and_matrices_are_of_the_type_asked_for() -> None:

@@ -145,7 +145,7 @@ ARCHITECTURES = {
     "qwen3": Architecture(gguf=MODEL_ARCH.QWEN3, block=_NORMS + _QK_NORMS + _SEPARATE),
     "gemma2": Architecture(
         gguf=MODEL_ARCH.GEMMA2, block=_NORMS + _POST_NORMS + _SEPARATE, norms_from_one=True, activation=_GELU,
-        windows=True, output="never", settings=_gemma2, beyond=_beyond_gemma2,
+        scalings=("linear",), windows=True, output="never", settings=_gemma2, beyond=_beyond_gemma2,
     ),
     "gemma3_text": _GEMMA3,
     "gemma3": _GEMMA3,
