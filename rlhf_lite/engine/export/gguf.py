@@ -108,7 +108,11 @@ def _settle_output(row: Architecture, config: Config, weights: MergedWeights, na
     elif output is None:
         names.pop("output.weight", None)
     elif row.output == "never":
-        raise UserError("its output matrix differs from its embedding, for which llama.cpp has no place")
+        raise UserError(
+            "the model has an output matrix that differs from its embedding",
+            why="llama.cpp has no place for one in this architecture",
+            hint="train with LoRA on linear layers alone",
+        )
 
 
 def write_gguf(plan: GgufPlan, floats: FloatType, target: Path, name: str, report: Report) -> None:
