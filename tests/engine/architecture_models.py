@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from export_models import ROOT, make_tokenizer
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
@@ -36,14 +37,18 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5},
     },
     "qwen2": {"model_type": "qwen2", "rope_parameters": YARN},
-    "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True, "rope_theta": 1e6},
+    "qwen3": {"model_type": "qwen3", "head_dim": 64, "tie_word_embeddings": True, "rope_parameters": YARN},
     "gemma2": {**GEMMA, "model_type": "gemma2", "num_hidden_layers": 4},
+    "gemma2-caps": {
+        **GEMMA, "model_type": "gemma2", "attn_logit_softcapping": 2.0, "final_logit_softcapping": 6.0,
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    },
     "gemma3": {
         **GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
         "rope_parameters": {
             "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
         },
     },
     "phi3": {"model_type": "phi3", "sliding_window": 384},
@@ -52,9 +57,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048, "tie_word_embeddings": True,
     },
     "granite": {
-        "model_type": "granite", "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3,
+        "model_type": "granite", "attention_bias": True, "mlp_bias": True, "rope_theta": 1e6,
         "attention_multiplier": 0.1, "embedding_multiplier": 6.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
     },
+    "granite-llama3": {"model_type": "granite", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     "olmo2": {"model_type": "olmo2", "tie_word_embeddings": True},
     "olmo3": {
         "model_type": "olmo3", "sliding_window": 64, "num_hidden_layers": 4,
@@ -97,6 +103,23 @@ def model_folder(kind: str) -> Path:
     folder = ROOT / f"architecture-{kind}"
     model.bfloat16().save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@cache
+def adapter_folder(kind: str) -> Path:
+    """A LoRA on every linear layer, as training puts it there, with a B that is not zero where text reaches it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder(kind), dtype=torch.float32)
+    torch.manual_seed(1)
+    tuned = get_peft_model(
+        model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name and "vision_tower" not in name:
+                parameter.normal_(0, 0.05)
+    folder = ROOT / f"architecture-{kind}-lora"
+    tuned.save_pretrained(str(folder))
     return folder
 
 

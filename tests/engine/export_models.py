@@ -196,6 +196,10 @@ def plan(folder: Path, quantization: Quantization = "32bit", adapter: Path | Non
     return plan_gguf(read_json(folder / "config.json"), vocabulary, weights)
 
 
+def whole(weights: MergedWeights, name: str) -> torch.Tensor:
+    return torch.cat(list(weights.blocks(name)))
+
+
 def write(
     target: Path, folder: Path, quantization: Quantization = "32bit", *, floats: FloatType = "f16"
 ) -> Path:

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_models import CHATS, KINDS, LONG_TOKEN, plan, silent, tiny_gguf, tiny_model, write
+from export_models import CHATS, KINDS, LONG_TOKEN, plan, silent, tiny_gguf, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lite.engine import text
-from rlhf_lite.engine.export import gguf as converter
 from rlhf_lite.engine.export.gguf import write_gguf
 from rlhf_lite.engine.export.verify import kl_per_position, log_softmax
 from rlhf_lite.engine.llama import LlamaModel

@@ -10,6 +10,7 @@ that sees. Left out: mixtures of experts.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -144,7 +145,7 @@ ARCHITECTURES = {
     "qwen3": Architecture(gguf=MODEL_ARCH.QWEN3, block=_NORMS + _QK_NORMS + _SEPARATE),
     "gemma2": Architecture(
         gguf=MODEL_ARCH.GEMMA2, block=_NORMS + _POST_NORMS + _SEPARATE, norms_from_one=True, activation=_GELU,
-        windows=True, output="never", settings=_gemma2, beyond=_beyond_gemma2,
+        scalings=("linear",), windows=True, output="never", settings=_gemma2, beyond=_beyond_gemma2,
     ),
     "gemma3_text": _GEMMA3,
     "gemma3": _GEMMA3,
@@ -168,10 +169,12 @@ ARCHITECTURES = {
 def read_config(raw: dict[str, Any]) -> Config:
     """What config.json means, of a model that also sees the part that writes. Raises DataError where it is damaged."""
     try:
-        return AutoConfig.for_model(**raw).get_text_config()
+        return AutoConfig.for_model(**copy.deepcopy(raw)).get_text_config()  # it changes what it is given
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
-            "config.json cannot be read", why=str(error).strip().splitlines()[0], hint="download the model again"
+            "config.json cannot be read",
+            why=str(error).strip().splitlines()[0],
+            hint="download the model again",
         ) from error
 
 

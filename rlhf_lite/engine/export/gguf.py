@@ -83,7 +83,8 @@ def plan_gguf(raw: dict[str, Any], vocabulary: Vocabulary, weights: MergedWeight
     for name in weights.shapes:
         if name.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints carry
             continue
-        target = mapping.get_name(name, try_suffixes=(".weight", ".bias"))
+        place = mapping.get_name(name, try_suffixes=(".weight", ".bias"))
+        target = "output.weight" if name == "lm_head.weight" else place  # of Gemma 2 the package knows none
         if target not in needed | allowed or target in names:
             raise DataError(f"the base model has a tensor this version cannot place: {name}")
         names[target] = name
@@ -107,7 +108,11 @@ def _settle_output(row: Architecture, config: Config, weights: MergedWeights, na
     elif output is None:
         names.pop("output.weight", None)
     elif row.output == "never":
-        raise UserError("its output matrix differs from its embedding, for which llama.cpp has no place")
+        raise UserError(
+            "the model has an output matrix that differs from its embedding",
+            why="llama.cpp has no place for one in this architecture",
+            hint="train with LoRA on linear layers alone",
+        )
 
 
 def write_gguf(plan: GgufPlan, floats: FloatType, target: Path, name: str, report: Report) -> None:
@@ -209,5 +214,5 @@ def _write_settings(writer: GGUFWriter, plan: GgufPlan, name: str) -> None:
 def _named(plan: GgufPlan, name: str) -> str:
     """The name without words that llama.cpp would misread, and with the one it wants to read."""
     name = _MISREAD_NAMES.sub("model", name)
-    strips = plan.architecture.gguf is gguf.MODEL_ARCH.PHI3 and _PHI3_TOKENS <= set(plan.vocabulary.tokens)
+    strips = plan.architecture.gguf is gguf.MODEL_ARCH.PHI3 and set(plan.vocabulary.tokens) >= _PHI3_TOKENS
     return f"{name} (phi-3)" if strips else name

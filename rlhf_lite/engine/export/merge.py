@@ -201,9 +201,10 @@ class MergedWeights:
         self.shapes = base.shapes
 
     def blocks(self, name: str) -> Iterator[torch.Tensor]:
-        """A tensor in blocks of rows, so that the largest need not fit into memory: embedding and output matrix.
+        """A tensor in fp32, in blocks of rows: embedding and output matrix, the largest, need not fit into memory.
 
-        A linear layer is one block, because it is quantized with a mean over all of it.
+        A linear layer is one block, because it is quantized with a mean over all of it. Raises DataError where a
+        value is not finite.
         """
         height = self.shapes[name][0]
         adapted = self._adapter is not None and name in self._adapter.pairs
@@ -211,10 +212,6 @@ class MergedWeights:
         step = height if whole else max(1, _BLOCK // math.prod(self.shapes[name][1:]))
         for start in range(0, height, step):
             yield self._rows(name, start, min(start + step, height))
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """The whole of it, fp32. Raises DataError where a value is not finite."""
-        return self._rows(name, 0, self.shapes[name][0])
 
     def _is_linear(self, name: str) -> bool:
         """Whether it is a layer that transformers quantizes and PEFT adapts: every nn.Linear but the output layer."""

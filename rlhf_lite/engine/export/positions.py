@@ -28,7 +28,7 @@ def position_settings(row: Architecture, config: Config) -> Settings:
 
 
 def factor_tensors(config: Config) -> dict[str, torch.Tensor]:
-    """Divisors of the rotation's frequencies, (rotated width / 2,) float32 each; none where positions are not scaled."""
+    """Divisors of the rotation's frequencies, (rotated width / 2,) fp32 each; none where positions are not scaled."""
     rope = full_rope(config)
     match rope["rope_type"]:
         case "llama3":
@@ -65,7 +65,9 @@ def _windows(config: Config) -> Settings:
     settings: Settings = {}
     if window := _window(config):
         settings[Keys.Attention.SLIDING_WINDOW] = window
-        settings[Keys.Attention.SLIDING_WINDOW_PATTERN] = [t == "sliding_attention" for t in config.layer_types]
+        settings[Keys.Attention.SLIDING_WINDOW_PATTERN] = [
+            t == "sliding_attention" for t in config.layer_types
+        ]
         if sliding := config.rope_parameters.get("sliding_attention"):
             settings[Keys.Rope.FREQ_BASE_SWA] = float(sliding["rope_theta"])
     return settings
@@ -73,18 +75,19 @@ def _windows(config: Config) -> Settings:
 
 def _scaling(config: Config) -> Settings:
     rope = full_rope(config)
-    kind, original = rope["rope_type"], rope.get("original_max_position_embeddings")
+    kind = rope["rope_type"]
     if kind == "linear":
         return {Keys.Rope.SCALING_TYPE: kind, Keys.Rope.SCALING_FACTOR: float(rope["factor"])}
     if kind not in ("yarn", "longrope"):
         return {}
+    original = rope["original_max_position_embeddings"]
     factor = float(rope.get("factor") or config.max_position_embeddings / original)
     if kind == "longrope":
-        attention = rope.get("attention_factor") or math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
+        grown = math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
         return {
             Keys.Rope.SCALING_TYPE: kind,
             Keys.Rope.SCALING_ORIG_CTX_LEN: original,
-            Keys.Rope.SCALING_ATTN_FACTOR: attention,
+            Keys.Rope.SCALING_ATTN_FACTOR: float(rope.get("attention_factor") or grown),
         }
     return {
         Keys.Rope.SCALING_TYPE: kind,
@@ -112,6 +115,7 @@ def _grown(factor: float, scale: float) -> float:
 def _llama3_factors(rope: dict[str, Any], width: int) -> torch.Tensor:
     """Long waves are divided by ``factor``, short ones not, those between interpolated (Llama 3.1 model code)."""
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    frequencies = 1 / rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    waves = 2 * math.pi / frequencies
     blend = ((rope["original_max_position_embeddings"] / waves - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - blend) / factor + blend)).float()
+    return 1 / ((1 - blend) / factor + blend)
