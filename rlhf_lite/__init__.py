@@ -55,9 +55,9 @@ map; a module names what it decided and what it left out in its own docstring.
     base.py                SharedBase: the one quantized base and the adapters on it
     heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox
-    export/                merge.py vocab.py gguf.py write the file · tokenizer_kind.py llama.cpp's name for a tokenizer ·
-                           quantize.py worker.py llama.cpp's own code in a child · verify.py proves it equal ·
-                           card.py what lies beside it
+    export/                merge.py vocab.py gguf.py write the file · tokenizer_kind.py llama.cpp's name for a tokenizer
+                           quantize.py worker.py llama.cpp's own code in a child · card.py what lies beside the file
+                           verify.py proves it equal to the tuned model → reference.py that model as evaluated
 """
 
 from __future__ import annotations

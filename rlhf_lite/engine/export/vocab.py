@@ -91,11 +91,12 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, stops: frozenset[int], r
     spec = json.loads(backend.to_str())
     kind = kind_of(spec)
     tokens = _token_list(spec, kind, rows)
+    unknown: Any = tokenizer.unk_token_id
     merges = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
     return Vocabulary(
         kind=kind,
         tokens=tokens,
-        types=_token_types(spec, kind, tokens, tokenizer.unk_token_id),
+        types=_token_types(spec, kind, tokens, unknown),
         scores=_merge_rank_scores(tokens, merges) if kind.model == "llama" else [],
         merges=merges,
         special_ids=_special_ids(tokenizer, tokens, stops),
