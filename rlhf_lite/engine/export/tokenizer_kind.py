@@ -4,9 +4,15 @@ Read off its structure, not off a list of known vocabularies, so fine-tunes with
 llama.cpp splits text by regexes of its own, chosen by a name; each name here stands for a structure that it splits the
 same way. What has no such name is refused.
 
-Where the same is said but not done, by llama.cpp's own choice: Tekken's and GPT-4o's regexes tell cases apart in every
-script and keep combining marks with their letters, llama.cpp's versions do so for A to Z only and do not. ASCII, and
-text that mixes no cases within a word, is split the same.
+What llama.cpp cannot be told:
+
+- Tekken's and GPT-4o's regexes tell upper from lower case in every script and keep combining marks with their letters;
+  llama.cpp's versions know the cases of A to Z only, and cut marks off.
+- Any token spelled </s> ends an answer and is looked for in text, also where it is an ordinary one, as in Qwen's.
+- Qwen's text is put in Unicode's form NFC first: our chat does so, told by a key of the file; other programs do not.
+- Where the first word of a text gets a space and no other (Mistral, TinyLlama as transformers reads them), no space is
+  added; a template that begins with plain text writes it instead (``vocab.opening_space``).
+- Where each piece gets a space but one that has one (their older reading), one that has gets another.
 """
 
 from __future__ import annotations
@@ -50,8 +56,6 @@ class TokenizerKind:
         model: tokenizer.ggml.model, "gpt2" (byte-level BPE) or "llama" (SentencePiece-like BPE).
         pre: tokenizer.ggml.pre, the regex that splits text; "default" for "llama", which has none.
         space_prefix: a space is put before each piece of text, also behind a special token.
-        opening_space: a space is put before a text that begins with neither a space nor a special token. llama.cpp has
-            no such rule: the chat template must write that space.
         nfc: text is put in Unicode's normal form C, which llama.cpp does not do.
         strips: its special tokens swallow the white space behind them. llama.cpp does this for Phi-3 only, which it
             knows by general.name.
@@ -60,7 +64,6 @@ class TokenizerKind:
     model: str
     pre: str = "default"
     space_prefix: bool = False
-    opening_space: bool = False
     nfc: bool = False
     strips: bool = False
 
@@ -121,9 +124,7 @@ def _sentencepiece(spec: Mapping[str, Any], strips: bool) -> TokenizerKind:
         raise unsupported("its added tokens are looked for after spaces are added")
     match spec.get("pre_tokenizer"):
         case {"type": "Metaspace", "replacement": "▁", "split": False, "prepend_scheme": scheme} if not steps:
-            return TokenizerKind(
-                "llama", space_prefix=scheme == "always", opening_space=scheme == "first", strips=strips
-            )
+            return TokenizerKind("llama", space_prefix=scheme == "always", strips=strips)
         case None if replaces:
             return TokenizerKind("llama", space_prefix=prepends, strips=strips)
         case {"type": "Split", "pattern": {"String": " "}} if (

@@ -107,7 +107,11 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, stops: frozenset[int], r
 
 
 def opening_space(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The space, if any, that the file's template writes before what the tokenizer's own template renders."""
+    """The space, if any, that the file's template writes before what the tokenizer's own template renders.
+
+    Some tokenizers put a space before a text that begins with neither a space nor a special token, and nowhere else.
+    llama.cpp puts one behind every special token too, or none at all: so none, and the template begins with it.
+    """
     backend: Any = tokenizer.backend_tokenizer
     pre = backend.pre_tokenizer
     if getattr(pre, "prepend_scheme", None) != "first":
