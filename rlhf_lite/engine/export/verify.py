@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import gguf
 import numpy as np
 
 from rlhf_lite.engine import text
@@ -35,6 +36,7 @@ from rlhf_lite.errors import DataError, JobError, UserError
 
 _PROMPT_TOKENS = 256
 _MIN_STOPS = 0.5  # a quantized greedy answer may wander off; a file whose stop token is lost has 0
+_WHOLE = {gguf.LlamaFileType.ALL_F32, gguf.LlamaFileType.MOSTLY_F16, gguf.LlamaFileType.MOSTLY_BF16}
 _ROUNDING = 1e-4  # nats that scoring all tokens at once and one by one may differ by
 _STRINGS = (
     "Hello, world!", " leading and trailing ", "two  spaces,   three", "line\nbreak\n\nand more\r\n", "\ttab\t\ttab",
@@ -148,7 +150,7 @@ def follows(
 
     - the file must stand by it: scored over the same text its own distribution prefers it too. Else generating and
       scoring do not agree, and the KL that was measured says nothing of what people will read.
-    - a file of 16 bits or more must have met a near tie: any distribution that makes this choice is at least
+    - a file that is not quantized must have met a near tie: any distribution that makes this choice is at least
       :func:`flip_cost` away from the tuned one there, and that may not exceed the mean KL that its type is allowed. A
       quantized file may turn clearer choices here and there; how many is what its limits on KL and top-1 are for.
 
@@ -160,7 +162,9 @@ def follows(
         return len(found) == len(own)
     place = len(answer.prompt_ids) + at - 1
     stands = flip_cost(file[place], own[at], found[at]) <= _ROUNDING
-    return stands and (quant.bits < 16 or flip_cost(tuned[place], own[at], found[at]) <= quant.max_kl)
+    return stands and (
+        quant.ftype not in _WHOLE or flip_cost(tuned[place], own[at], found[at]) <= quant.max_kl
+    )
 
 
 def measure(
