@@ -58,9 +58,11 @@ map; a module names what it decided and what it left out in its own docstring.
     heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox
     export/                formats.py what is made of a tuned model, in order · stage.py whole or not at all
-                           merge.py vocab.py gguf.py write the file (architectures.py positions.py: what differs) ·
-                           quantize.py worker.py llama.cpp's own code in a child · verify.py proves it equal
-                           folders.py safetensors, PEFT · lora.py the adapter as GGUF · modelfile.py for Ollama ·
+                           merge.py gguf.py write the file · architectures.py positions.py what models differ in ·
+                           vocab.py tokenizer_kind.py its tokens, llama.cpp's name for a tokenizer
+                           quantize.py worker.py llama.cpp's own code in a child
+                           verify.py proves it equal to the tuned model → reference.py that model as evaluated
+                           folders.py safetensors, PEFT · lora.py the adapter as GGUF · modelfile.py for Ollama
                            card.py chart.py origin.py the model card, its picture, what it tells
 """
 

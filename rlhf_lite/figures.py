@@ -1,7 +1,8 @@
-"""Numbers as people read them: bytes, a figure or a dash, a share with its interval."""
+"""Numbers as people read them: bytes, a figure or a dash, a share with its interval, what is kept."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -28,3 +29,19 @@ def interval(value: Any, bounds: Any) -> str:
             return f"{value:.0%} ({low:.0%} to {high:.0%})"
         case _:
             return f"{value:.0%}"
+
+
+def kept(parity: Mapping[str, Any]) -> str:
+    """How much of the tune an exported file keeps, in one sentence; empty where there was no tune.
+
+    Rounded down, so that nothing lost is called nothing.
+    """
+    share = parity.get("kept")
+    if not isinstance(share, int | float):
+        return ""
+    if share >= 0.999:
+        return "keeps more than 99.9 % of the change"
+    if share >= 0.99:
+        return f"keeps {int(share * 1000) / 10:.1f} % of the change"
+    sentence = f"keeps {int(share * 100)} % of the change"
+    return sentence if share >= 0.5 else f"{sentence}: a larger type keeps more"

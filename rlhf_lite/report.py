@@ -14,7 +14,7 @@ import tomli_w
 
 from rlhf_lite import exports
 from rlhf_lite.errors import RlhfLiteError
-from rlhf_lite.figures import interval, number, size
+from rlhf_lite.figures import interval, kept, number, size
 from rlhf_lite.project import unscored
 
 VERDICTS = {"a": "for A", "b": "for B", "tie": "ties", "both_bad": "both bad", "skipped": "skipped"}
@@ -179,7 +179,8 @@ def proven(made: Mapping[str, Any]) -> str:
         return "the adapter as it was trained; nothing is merged"
     agreement, kl = interval(parity.get("top1_agreement"), None), number(parity.get("mean_kl"), ".2g")
     word = "equal to the tuned model" if parity.get("passed") else "NOT equal to the tuned model"
-    return f"{word}: same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts"
+    near = f"same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts"
+    return "; ".join(part for part in (f"{word}: {near}", kept(parity)) if part)
 
 
 def downloaded(values: Mapping[str, Any]) -> None:

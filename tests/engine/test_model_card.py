@@ -19,7 +19,11 @@ from rlhf_lite.events import EventWriter
 from rlhf_lite.project import Project, ProjectFile, Run
 from rlhf_lite.settings import Inputs, load_preset
 
-PARITY = Parity(16, 1318, 0.0003, 0.992, 0.126, True, True, True, 16, 1.0, True)
+PARITY = Parity(
+    prompts=16, positions=1318, mean_kl=0.0003, top1_agreement=0.992, tune_kl=0.126, kept=0.972, passed=True,
+    template_identical=True, tokens_identical=True, bos_identical=True, stop_tokens_known=True, greedy_identical=0.75,
+    greedy_follows=True, ended=16, stops=1.0,
+)  # fmt: skip
 EVAL = {
     "judge": "/home/wilhelmina/judge.py:prefer", "prompts": 50,
     "base": {"score": -0.03, "tokens": 35.8, "eos_rate": 1.0},
@@ -100,6 +104,7 @@ def test_it_says_whose_labels_which_settings_and_what_was_measured(project: Proj
     assert "| win rate over the base | - | 84% (81% to 87%) |" in text
     assert "| ends by itself | 100% | 98% |" in text
     assert "| mean KL (nats per position) | 0.0003 |" in text
+    assert "keeps 97 % of the change" in text
     assert "rlhf-lite chat mine-q8_0.gguf" in text
     assert "ollama create mine-q8_0 -f Modelfile" in text
 

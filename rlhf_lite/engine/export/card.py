@@ -19,7 +19,7 @@ from rlhf_lite.engine.export import Exported, ExportRequest
 from rlhf_lite.engine.export.chart import draw
 from rlhf_lite.engine.export.origin import Origin
 from rlhf_lite.exports import ADAPTER_FILE, commands
-from rlhf_lite.figures import interval, number, size
+from rlhf_lite.figures import interval, kept, number, size
 from rlhf_lite.settings import write_whole
 
 CHART = "training.svg"
@@ -142,8 +142,11 @@ def _parity(made: Sequence[Exported]) -> str:
         "same most likely token": [f"{p.top1_agreement:.1%}" for _, p in measured],
         "chat template renders the same": ["yes" if p.template_identical else "no" for _, p in measured],
         "text becomes the same tokens": ["yes" if p.tokens_identical else "no" for _, p in measured],
+        "greedy answers the same, token for token": [f"{p.greedy_identical:.0%}" for _, p in measured],
         "answers that ended by themselves and still do": [f"{p.stops:.0%} of {p.ended}" for _, p in measured],
     }
+    if first.tune_kl:
+        rows["the file"] = [kept(p.as_json()) for _, p in measured]
     tune = f"\n\nWithout the adapter the mean KL would be {first.tune_kl:.2g}: the size of the tune."
     return (
         "## Is it the tuned model?\n\nCompared with the tuned model in transformers, as it was evaluated, on "

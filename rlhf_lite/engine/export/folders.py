@@ -25,6 +25,8 @@ from rlhf_lite.engine.base import pick_device
 from rlhf_lite.engine.export import Report
 from rlhf_lite.engine.export.lora import write_lora
 from rlhf_lite.engine.export.merge import LoraAdapter, MergedWeights, read_json
+from rlhf_lite.engine.export.vocab import added_tokens, opening_space
+from rlhf_lite.engine.export.worker import Specials
 from rlhf_lite.errors import DataError, UserError
 from rlhf_lite.exports import ADAPTER_FILE
 
@@ -120,15 +122,20 @@ class LoadedFolder:
         ).eval()
         self._tokenizer = text.load_tokenizer(str(folder), trust_remote_code=False, plain_template=False)
         self._stops = text.stop_ids(str(folder), self._tokenizer)
+        self._space = opening_space(self._tokenizer)  # which a GGUF's template writes, and this tokenizer itself
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [text.encode(self._tokenizer, one) for one in texts]
+        return [text.encode(self._tokenizer, one.removeprefix(self._space)) for one in texts]
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
-        return text.render(self._tokenizer, messages)
+        return self._space + text.render(self._tokenizer, messages)
 
     def ends(self, tokens: Sequence[int]) -> bool:
         return all(token in self._stops for token in tokens)
+
+    def specials(self) -> Specials:
+        eos: Any = self._tokenizer.eos_token_id
+        return Specials(added_tokens(self._tokenizer), eos)
 
     @torch.no_grad()
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:

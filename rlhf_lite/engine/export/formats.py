@@ -25,7 +25,8 @@ from rlhf_lite.engine.export.gguf import GgufPlan, plan_gguf, write_gguf
 from rlhf_lite.engine.export.merge import LoraAdapter, MergedWeights, SafetensorsFolder, read_json
 from rlhf_lite.engine.export.modelfile import modelfile
 from rlhf_lite.engine.export.quantize import Quant, find_quant
-from rlhf_lite.engine.export.verify import Parity, Reference, measure, require
+from rlhf_lite.engine.export.reference import Reference
+from rlhf_lite.engine.export.verify import Parity, measure, require
 from rlhf_lite.engine.export.vocab import read_vocabulary
 from rlhf_lite.engine.export.worker import LlamaWorker
 from rlhf_lite.engine.llama import default_threads
@@ -72,7 +73,7 @@ def export_gguf(request: ExportRequest, report: Report) -> list[Exported]:
     stage.drop_stages(request.output, request.name)
     first = made[request.quants[0]]
     generation = folders.generation_config(request.model)
-    about = modelfile(first.path.name, source.tokenizer, source.stops, generation, first.context)
+    about = modelfile(first.path.name, plan.vocabulary, source.stops, generation, first.context)
     write_whole(request.output / "Modelfile", about.encode())
     card.write(request.output, request, "gguf", list(made.values()))
     return list(made.values())

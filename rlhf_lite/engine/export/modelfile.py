@@ -14,13 +14,12 @@ template refuses system texts, one stands before the first question.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from rlhf_lite.engine import text
+from rlhf_lite.engine.chat_template import compile_template, render_template
+from rlhf_lite.engine.export.vocab import Vocabulary
 from rlhf_lite.errors import UserError
 
 Messages = Sequence[dict[str, str]]
@@ -114,29 +113,43 @@ def find_turns(render: Render) -> Turns | None:
 
 
 def modelfile(
-    file_name: str, tokenizer: PreTrainedTokenizerBase, stops: frozenset[int], generation: dict[str, Any], context: int
-) -> str:  # fmt: skip
-    """The text of a Modelfile. ``generation``: the base's generation_config.json; ``context``: the longest
-    conversation, in tokens. Raises UserError where the file's name cannot be written in one."""
-    own = find_turns(lambda messages: text.render(tokenizer, messages))
+    file_name: str, vocabulary: Vocabulary, stops: frozenset[int], generation: Mapping[str, Any], context: int
+) -> str:
+    """The text of a Modelfile for a file of this vocabulary. ``generation``: the base's generation_config.json;
+    ``context``: the longest conversation, in tokens. Raises UserError where no Modelfile can hold the file's name.
+    """
+    own = find_turns(_renderer(vocabulary))
     lines = [f"FROM {_quoted(f'./{file_name}')}"]
-    if "strftime_now" in str(tokenizer.chat_template) and own:
+    if "strftime_now" in vocabulary.chat_template and own:
         lines.append("# The model's own template writes today's date; here it is that of the export.")
     if own:
-        bos = str(tokenizer.bos_token or "")
-        if bos and _adds_bos(tokenizer):
-            own = replace(own, before_system=own.before_system.removeprefix(bos),
-                          before_first=own.before_first.removeprefix(bos))  # fmt: skip
+        bos = _token(vocabulary, "BOS") if vocabulary.add_bos else ""  # llama.cpp puts it in front by itself
+        own = replace(
+            own,
+            before_system=own.before_system.removeprefix(bos),
+            before_first=own.before_first.removeprefix(bos),
+        )
         lines.append(f"TEMPLATE {_QUOTES}{own.go()}{_QUOTES}")
         if own.own_system and _QUOTES not in own.own_system:
             lines.append(f"SYSTEM {_QUOTES}{own.own_system}{_QUOTES}")
-    ends = [str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(stops)]
+    ends = [vocabulary.tokens[token] for token in sorted(stops)]
     lines += [f"PARAMETER stop {_parameter(end)}" for end in ends if _QUOTES not in end]
     for theirs, ollamas in _SAMPLING.items():
         value = generation.get(theirs)
         if isinstance(value, int | float) and not isinstance(value, bool):
             lines.append(f"PARAMETER {ollamas} {value}")
     return "\n".join([*lines, f"PARAMETER num_ctx {context}"]) + "\n"
+
+
+def _renderer(vocabulary: Vocabulary) -> Render:
+    """The template that the file carries, as llama.cpp would be asked to write with it."""
+    template = compile_template(vocabulary.chat_template)
+    special = {"bos_token": _token(vocabulary, "BOS"), "eos_token": _token(vocabulary, "EOS")}
+    return lambda messages: render_template(template, messages, special)
+
+
+def _token(vocabulary: Vocabulary, name: str) -> str:
+    return vocabulary.tokens[vocabulary.special_ids[name]] if name in vocabulary.special_ids else ""
 
 
 def _talk(*turns: tuple[str, str]) -> list[dict[str, str]]:
@@ -162,9 +175,3 @@ def _quoted(value: str) -> str:
 def _parameter(value: str) -> str:
     quotes = _QUOTES if '"' in value else '"'
     return f"{quotes}{value}{quotes}"
-
-
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether plain text gets a BOS in front, in llama.cpp as well: the template must not write a second one."""
-    ids: Any = tokenizer("x").input_ids
-    return len(ids) > 0 and ids[0] == tokenizer.bos_token_id
