@@ -78,14 +78,15 @@ def saves_little(shapes: Mapping[str, Shape], quant: str) -> bool:
 
 
 def vocabulary_bytes(model: Model, folder: Path | None) -> int:
-    """What the tokens, their types, scores and merges take: by the tokenizer in ``folder``, else a guess."""
+    """What the tokens, their types and their scores or merges take: by the tokenizer in ``folder``, else a guess."""
     try:
         spec: Any = msgspec.json.decode((folder / "tokenizer.json").read_bytes())["model"] if folder else {}
         vocabulary: list[str] = list(spec["vocab"])
-        merges: list[str | list[str]] = spec["merges"]
+        scored = bool(spec.get("byte_fallback"))  # SentencePiece's kind has scores, the others have merges
+        merges: list[str | list[str]] = [] if scored else spec["merges"]
     except (OSError, msgspec.DecodeError, LookupError, TypeError):
         return _TOKEN * model.vocab_size
-    each = 8 + 4 + 4 * bool(spec.get("byte_fallback"))  # length, type, score
+    each = 8 + 4 + 4 * scored  # length, type, score
     words = sum(each + len(word.encode()) for word in vocabulary)
     padding = (each + len("[PAD99999]")) * max(0, model.vocab_size - len(vocabulary))
     pairs = (merge if isinstance(merge, str) else " ".join(merge) for merge in merges)

@@ -6,15 +6,14 @@ Templates are in the style of families that people start from, shortened to what
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from export_models import demo_model
+from export_models import demo_model, plan
 
-from rlhf_lite.engine import text
 from rlhf_lite.engine.chat_template import compile_template, render_template
-from rlhf_lite.engine.export.modelfile import find_turns, modelfile
+from rlhf_lite.engine.export.modelfile import modelfile
 from rlhf_lite.errors import UserError
 
 TURN = "{% for m in messages %}"
@@ -56,29 +55,21 @@ CHATS = [
 ]
 
 
-@dataclass
-class Tokenizer:
-    """As much of a tokenizer as a Modelfile asks for; plain text gets ``<s>`` in front."""
-
-    chat_template: str
-    bos_token: str = "<s>"
-    bos_token_id: int = 1
-    ids: list[int] = field(default_factory=lambda: [1, 5])
-
-    def __call__(self, _: str) -> Any:
-        return type("Encoded", (), {"input_ids": self.ids})
-
-    def apply_chat_template(self, messages: Any, **_: Any) -> str:
-        special = {"bos_token": "<s>", "eos_token": "</s>"}
-        return render_template(compile_template(self.chat_template), messages, special)
-
-    def convert_ids_to_tokens(self, token: int) -> str:
-        return {7: "<|im_end|>", 8: 'say "stop"'}[token]
+def vocabulary(template: str, *, add_bos: bool = False) -> Any:
+    """As much of one as a Modelfile asks for."""
+    tokens = ["<unk>", "<s>", "</s>", "<|im_end|>", 'say "stop"']
+    return SimpleNamespace(
+        tokens=tokens, special_ids={"BOS": 1, "EOS": 2}, stops=[3, 4], add_bos=add_bos, chat_template=template
+    )
 
 
-def written(template: str, ids: list[int] | None = None, **generation: float) -> list[tuple[str, str]]:
-    tokenizer: Any = Tokenizer(template, ids=ids or [1, 5])
-    return parse(modelfile("a b.gguf", tokenizer, frozenset({7, 8}), generation, 2048))
+def rendered(template: str, chat: list[tuple[str, str]]) -> str:
+    messages = [{"role": role, "content": content} for role, content in chat]
+    return render_template(compile_template(template), messages, {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+def written(template: str, *, add_bos: bool = False, **generation: float) -> list[tuple[str, str]]:
+    return parse(modelfile("a b.gguf", vocabulary(template, add_bos=add_bos), generation, 2048))
 
 
 def parse(content: str) -> list[tuple[str, str]]:
@@ -148,15 +139,13 @@ def turn(parts: list[str], i: int, role: str, content: str) -> str:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_ollama_writes_what_the_models_own_template_writes(name: str) -> None:
-    commands = dict(written(TEMPLATES[name], ids=[5]))  # nothing puts a BOS in front but the template
+    commands = dict(written(TEMPLATES[name]))
     refuses_systems = "raise_exception" in TEMPLATES[name]
     for chat in CHATS:
         if refuses_systems and chat[0][0] == "system":
             assert "Be" in go(commands["TEMPLATE"], chat)  # what it would refuse is said before the question
             continue
-        messages = [{"role": role, "content": content} for role, content in chat]
-        own = Tokenizer(TEMPLATES[name]).apply_chat_template(messages)
-        assert go(commands["TEMPLATE"], chat) == own
+        assert go(commands["TEMPLATE"], chat) == rendered(TEMPLATES[name], chat)
 
 
 @pytest.mark.parametrize("name", IRREGULAR)
@@ -165,8 +154,10 @@ def test_what_cannot_be_said_in_turns_is_left_to_ollama(name: str) -> None:
 
 
 def test_a_bos_is_not_written_twice() -> None:
-    """llama.cpp puts one in front by itself where the tokenizer does."""
-    assert go(dict(written(TEMPLATES["Llama 3"]))["TEMPLATE"], CHATS[0]).startswith("<|start|>")
+    """llama.cpp puts one in front by itself where the file says so."""
+    for add_bos, start in ((True, "<|start|>"), (False, "<s>")):
+        template = dict(written(TEMPLATES["Llama 3"], add_bos=add_bos))["TEMPLATE"]
+        assert all(go(template, chat).startswith(start) for chat in CHATS)
 
 
 def test_the_models_own_system_text_can_be_seen_and_changed() -> None:
@@ -205,19 +196,20 @@ def test_file_stops_sampling_and_context() -> None:
 
 def test_a_template_with_a_clock_says_so() -> None:
     template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + CHATML
-    tokenizer: Any = Tokenizer(template)
     assert "# The model's own template writes today's date" in modelfile(
-        "a.gguf", tokenizer, frozenset({7}), {}, 512
+        "a.gguf", vocabulary(template), {}, 512
     )
 
 
 @pytest.mark.parametrize("name", ["two\nlines.gguf", 'three"""quotes.gguf'])
 def test_a_file_name_that_no_modelfile_can_hold(name: str) -> None:
-    tokenizer: Any = Tokenizer(CHATML)
     with pytest.raises(UserError, match="Modelfile"):
-        modelfile(name, tokenizer, frozenset({7}), {}, 512)
+        modelfile(name, vocabulary(CHATML), {}, 512)
 
 
-def test_the_demo_models() -> None:
-    tokenizer = text.load_tokenizer(str(demo_model()), trust_remote_code=False, plain_template=False)
-    assert find_turns(lambda messages: text.render(tokenizer, messages)) is not None
+def test_the_demo_model() -> None:
+    found = plan(demo_model()).vocabulary
+    commands = dict(parse(modelfile("demo.gguf", found, {}, 512)))
+    for chat in CHATS:
+        assert go(commands["TEMPLATE"], chat) == rendered(found.chat_template, chat)
+    assert commands["PARAMETER stop"] == "<|im_end|>"

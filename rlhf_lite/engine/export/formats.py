@@ -73,7 +73,7 @@ def export_gguf(request: ExportRequest, report: Report) -> list[Exported]:
     stage.drop_stages(request.output, request.name)
     first = made[request.quants[0]]
     generation = folders.generation_config(request.model)
-    about = modelfile(first.path.name, plan.vocabulary, source.stops, generation, first.context)
+    about = modelfile(first.path.name, plan.vocabulary, generation, first.context)
     write_whole(request.output / "Modelfile", about.encode())
     card.write(request.output, request, "gguf", list(made.values()))
     return list(made.values())

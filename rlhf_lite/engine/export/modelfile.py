@@ -112,9 +112,7 @@ def find_turns(render: Render) -> Turns | None:
         return None
 
 
-def modelfile(
-    file_name: str, vocabulary: Vocabulary, stops: frozenset[int], generation: Mapping[str, Any], context: int
-) -> str:
+def modelfile(file_name: str, vocabulary: Vocabulary, generation: Mapping[str, Any], context: int) -> str:
     """The text of a Modelfile for a file of this vocabulary. ``generation``: the base's generation_config.json;
     ``context``: the longest conversation, in tokens. Raises UserError where no Modelfile can hold the file's name.
     """
@@ -132,7 +130,7 @@ def modelfile(
         lines.append(f"TEMPLATE {_QUOTES}{own.go()}{_QUOTES}")
         if own.own_system and _QUOTES not in own.own_system:
             lines.append(f"SYSTEM {_QUOTES}{own.own_system}{_QUOTES}")
-    ends = [vocabulary.tokens[token] for token in sorted(stops)]
+    ends = [vocabulary.tokens[token] for token in vocabulary.stops]
     lines += [f"PARAMETER stop {_parameter(end)}" for end in ends if _QUOTES not in end]
     for theirs, ollamas in _SAMPLING.items():
         value = generation.get(theirs)
