@@ -128,7 +128,7 @@ def test_every_listed_quantization_has_a_row() -> None:
     assert limits[-1] < 1  # what a wrong conversion costs
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b"])
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "two\nlines", 'three"""quotes'])
 def test_a_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="name"):
         export_gguf(dataclasses.replace(request(tmp_path, "f16"), name=name), silent)

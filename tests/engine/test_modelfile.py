@@ -14,7 +14,6 @@ from export_models import demo_model, plan
 
 from rlhf_lite.engine.chat_template import compile_template, render_template
 from rlhf_lite.engine.export.modelfile import modelfile
-from rlhf_lite.errors import UserError
 
 TURN = "{% for m in messages %}"
 CHATML = TURN + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
@@ -199,12 +198,6 @@ def test_a_template_with_a_clock_says_so() -> None:
     assert "# The model's own template writes today's date" in modelfile(
         "a.gguf", vocabulary(template), {}, 512
     )
-
-
-@pytest.mark.parametrize("name", ["two\nlines.gguf", 'three"""quotes.gguf'])
-def test_a_file_name_that_no_modelfile_can_hold(name: str) -> None:
-    with pytest.raises(UserError, match="Modelfile"):
-        modelfile(name, vocabulary(CHATML), {}, 512)
 
 
 def test_the_demo_model() -> None:

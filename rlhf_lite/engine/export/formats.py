@@ -132,7 +132,8 @@ class _Source:
 
     @classmethod
     def of(cls, request: ExportRequest) -> _Source:
-        if not request.name or Path(request.name).name != request.name:
+        odd = not request.name.isprintable() or '"' in request.name  # a Modelfile has no escape for them
+        if odd or not request.name or Path(request.name).name != request.name:
             raise UserError(
                 f"{request.name!r} cannot be a file's name", hint="use letters, digits and hyphens"
             )

@@ -114,7 +114,7 @@ def find_turns(render: Render) -> Turns | None:
 
 def modelfile(file_name: str, vocabulary: Vocabulary, generation: Mapping[str, Any], context: int) -> str:
     """The text of a Modelfile for a file of this vocabulary. ``generation``: the base's generation_config.json;
-    ``context``: the longest conversation, in tokens. Raises UserError where no Modelfile can hold the file's name.
+    ``context``: the longest conversation, in tokens.
     """
     own = find_turns(_renderer(vocabulary))
     lines = [f"FROM {_quoted(f'./{file_name}')}"]
@@ -165,8 +165,6 @@ def _literal(words: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    if _QUOTES in value or not value.isprintable():
-        raise UserError(f"{value!r} cannot stand in a Modelfile", hint="give the project another name")
     return f'"{value}"' if " " in value else value
 
 
