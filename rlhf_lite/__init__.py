@@ -56,8 +56,9 @@ map; a module names what it decided and what it left out in its own docstring.
     heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox
     export/                merge.py vocab.py gguf.py write the file · architectures.py positions.py what models differ
-                           in · quantize.py worker.py llama.cpp's own code in a child · verify.py proves it equal ·
-                           card.py what lies beside it
+                           in · tokenizer_kind.py llama.cpp's name for a tokenizer · quantize.py worker.py llama.cpp's
+                           own code in a child · card.py what lies beside the file
+                           verify.py proves it equal to the tuned model → reference.py that model as evaluated
 """
 
 from __future__ import annotations

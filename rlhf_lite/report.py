@@ -195,6 +195,22 @@ def exported(values: Mapping[str, Any]) -> None:
     line(f"  {word}: same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts")
 
 
+def kept(parity: Mapping[str, Any]) -> str:
+    """How much of the tune an exported file keeps, in one sentence; empty where there was no tune.
+
+    Rounded down, so that nothing lost is called nothing.
+    """
+    share = parity.get("kept")
+    if not isinstance(share, int | float):
+        return ""
+    if share >= 0.999:
+        return "keeps more than 99.9 % of the change"
+    if share >= 0.99:
+        return f"keeps {int(share * 1000) / 10:.1f} % of the change"
+    sentence = f"keeps {int(share * 100)} % of the change"
+    return sentence if share >= 0.5 else f"{sentence}: a larger type keeps more"
+
+
 def downloaded(values: Mapping[str, Any]) -> None:
     """Where the model lies."""
     line(f"{values['model']} ({size(values['bytes'])}): {values['folder']}")

@@ -182,11 +182,16 @@ def figures(**change: Any) -> verify.Parity:
         "prompts": 2,
         "template_identical": True,
         "tokens_identical": True,
+        "bos_identical": True,
         "stop_tokens_known": True,
+        "greedy_identical": 1.0,
+        "greedy_follows": True,
         "ended": 2,
         "stops": 1.0,
     }
-    per_position = {"kl": np.full(50, 1e-6), "agree": np.ones(50, bool), "tune_kl": np.full(50, 0.1)}
+    per_position = {
+        "kl": np.full(50, 1e-6), "agree": np.ones(50, bool), "tune_kl": np.full(50, 0.1), "own": np.arange(50) > 30,
+    }  # fmt: skip
     positions = verify.Positions(
         **{name: change.pop(name, default) for name, default in per_position.items()}
     )
@@ -202,11 +207,13 @@ def test_good_figures_pass() -> None:
     ("change", "said"),
     [
         ({"kl": np.full(50, 0.01)}, "mean KL"),
-        ({"kl": np.array([1e-6, np.nan])}, "mean KL"),
+        ({"kl": np.append(np.full(49, 1e-6), np.nan)}, "mean KL"),
         ({"agree": np.arange(50) % 2 == 0}, "top-1"),
         ({"template_identical": False}, "template"),
         ({"tokens_identical": False}, "tokenized"),
+        ({"bos_identical": False}, "BOS"),
         ({"stop_tokens_known": False}, "stop token"),
+        ({"greedy_follows": False}, "greedy text"),
         ({"stops": 0.2}, "end by themselves"),
     ],
 )
