@@ -56,7 +56,7 @@ LARGE = {
 _SAID = "ours says what llama.cpp assumes anyway"
 SETTINGS = {
     "general.size_label": "a label for people, which ours leaves out",
-    "rlhf_lite.tokenizer.nfc": "for our own chat",
+    "rlhf_lite.tokenizer.nfc": "for our own chat", "tokenizer.ggml.eos_token_ids": "for Ollama",
     "tokenizer.ggml.add_bos_token": _SAID, "tokenizer.ggml.add_eos_token": _SAID,
     "tokenizer.ggml.add_space_prefix": _SAID, "attention.key_length": _SAID, "attention.value_length": _SAID,
     "rope.dimension_count": _SAID, "rope.freq_base": _SAID, "vocab_size": _SAID,

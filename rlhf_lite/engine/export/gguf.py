@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +40,6 @@ _TYPES = {
     "bf16": (torch.bfloat16, GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
 _K_QUANT_ROW = 256  # K-quants take rows of a multiple of this
-# llama.cpp guesses a tokenizer's habits from these words in the model's name.
-_MISREAD_NAMES = re.compile(r"phi-?3|modern-?bert", re.IGNORECASE)
-# With "phi-3" it strips spaces behind special tokens, as Phi-3's own tokenizer does; it insists on these.
-_PHI3_TOKENS = {"</s>", "<unk>", "<s>", "<|endoftext|>"}
 
 
 @dataclass(frozen=True)
@@ -182,7 +177,7 @@ def _rounded(block: torch.Tensor, dtype: torch.dtype, source: str | None) -> tor
 def _write_settings(writer: GGUFWriter, plan: GgufPlan, name: str) -> None:
     row, config = plan.architecture, plan.config
     writer.add_type("model")
-    writer.add_name(_named(plan, name))
+    writer.add_name(plan.vocabulary.model_name(name))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     settings: Settings = {
         Keys.LLM.BLOCK_COUNT: config.num_hidden_layers,
@@ -209,10 +204,3 @@ def _write_settings(writer: GGUFWriter, plan: GgufPlan, name: str) -> None:
             case list():
                 writer.add_array(key, value)
     plan.vocabulary.write(writer)
-
-
-def _named(plan: GgufPlan, name: str) -> str:
-    """The name without words that llama.cpp would misread, and with the one it wants to read."""
-    name = _MISREAD_NAMES.sub("model", name)
-    strips = plan.architecture.gguf is gguf.MODEL_ARCH.PHI3 and set(plan.vocabulary.tokens) >= _PHI3_TOKENS
-    return f"{name} (phi-3)" if strips else name
