@@ -153,6 +153,23 @@ def test_cases_beyond_ascii_are_known_to_differ(kind: str, tmp_path: Path) -> No
     assert all(mixes_cases(s) for s in differ)
 
 
+@pytest.mark.parametrize(
+    ("kind", "string", "alike"),
+    [
+        ("phi3", "<|user|>\u202fhi", "<|user|> \n\thi"),
+        ("gemma", "x ▁▁", "x   "),
+        ("mistral-legacy", "<s> hi", "<s>hi"),
+    ],
+)
+def test_spaces_that_are_known_to_differ(kind: str, string: str, alike: str, tmp_path: Path) -> None:
+    """Beyond ASCII behind Phi-3's special tokens; a literal ▁ beside a space in Gemma's text; and one space behind a
+    special token where tokenizer.json adds one only if there is none."""
+    reference = tokenizer(kind)
+    with LlamaModel(write_file(vocabulary_of(reference), tmp_path / "x.gguf"), n_threads=1) as model:
+        assert model.tokenize(string) != text.encode(reference, string)
+        assert model.tokenize(alike) == text.encode(reference, alike)
+
+
 U, A, S = ({"role": role} for role in ("user", "assistant", "system"))
 CHATS = {
     "no system": [U | {"content": "How do I boil an egg?"}],
@@ -213,6 +230,15 @@ BOS = {"llama2", "mistral", "mistral-legacy", "gemma", "llama3", "olmo2", "tekke
 @pytest.mark.parametrize("kind", KINDS)
 def test_bos_is_added_where_the_tuned_model_saw_one(kind: str) -> None:
     assert vocabulary_of(tokenizer(kind)).add_bos == (kind in BOS)
+
+
+# transformers does not save the flag that makes the older reading.
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"mistral-legacy"}))
+def test_a_model_folder_gives_the_same_vocabulary(kind: str, tmp_path: Path) -> None:
+    """Read as an export reads it, by the class that transformers picks."""
+    tokenizer(kind).save_pretrained(tmp_path)
+    again = text.load_tokenizer(str(tmp_path), trust_remote_code=False, plain_template=False)
+    assert vocabulary_of(again, stops_of(tokenizer(kind))) == vocabulary_of(tokenizer(kind))
 
 
 def pieces(model: LlamaModel, string: str) -> bytes:
