@@ -265,6 +265,15 @@ def test_types_of_tokens() -> None:
     assert {t: vocabulary.types[reference.convert_tokens_to_ids(t)] for t in expected} == expected
 
 
+def test_an_added_token_of_spaces(tmp_path: Path) -> None:
+    reference = copy.deepcopy(tokenizer("gemma"))
+    reference.add_tokens([AddedToken("▁" * 5, normalized=True), AddedToken("▁so▁on", normalized=True)])
+    with LlamaModel(write_file(vocabulary_of(reference), tmp_path / "x.gguf"), n_threads=1) as model:
+        for string in ("x     y", "and so on", "     ", "x" + " " * 12 + "y"):
+            assert model.tokenize(string) == text.encode(reference, string)
+            assert pieces(model, string) == string.encode()
+
+
 def with_ends(ends: list[str]) -> Any:
     reference = copy.deepcopy(tokenizer("olmo2"))
     reference.add_special_tokens({"additional_special_tokens": ends})
@@ -358,6 +367,14 @@ def test_another_model_is_refused() -> None:
 def test_more_tokens_than_rows() -> None:
     with pytest.raises(DataError, match="no row"):
         vocabulary_of(tokenizer("qwen"), spare=-1)
+
+
+def test_two_tokens_of_one_text_are_refused() -> None:
+    """llama.cpp would abort. Here an added token is spelled like the name of a spare row."""
+    reference = copy.deepcopy(tokenizer("qwen"))
+    reference.add_tokens([f"[PAD{len(reference) + 1}]"])
+    with pytest.raises(DataError, match="duplicate"):
+        vocabulary_of(reference)
 
 
 def test_a_broken_template_is_met_at_export() -> None:
