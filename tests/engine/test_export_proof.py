@@ -197,6 +197,18 @@ def test_a_swapped_token_is_named(
     assert failing(parity).startswith("token ids")
 
 
+def test_an_end_in_the_middle_of_an_answer_is_named(
+    reference: Reference, worker: LlamaWorker, good: Path, tmp_path: Path
+) -> None:
+    """Scores of a given text cannot show it: only answering does."""
+    word = reference.answer(PROMPT).answer_ids[2]
+    parity = proof(
+        reference, worker, altered(good, tmp_path / "x.gguf", {"tokenizer.ggml.eom_token_id": word})
+    )
+    assert failing(parity) == "greedy text"
+    assert parity.greedy_identical == 0
+
+
 def test_a_lost_bos_is_named(reference: Reference, worker: LlamaWorker, good: Path, tmp_path: Path) -> None:
     """A model whose chats begin with a BOS, as Llama's and Gemma's do."""
     tokenizer = copy.deepcopy(reference.tokenizer)
