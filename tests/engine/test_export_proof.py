@@ -10,7 +10,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from export_models import demo_model, lora, silent, write
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lite import report
 from rlhf_lite.engine import text
@@ -65,12 +68,18 @@ class Remembered(Reference):
 def reference() -> Reference:
     model = demo_model()
     tokenizer = text.load_tokenizer(str(model), trust_remote_code=False, plain_template=False)
-    return Remembered.load(model, "nf4", lora("demo"), tokenizer, text.stop_ids(str(model), tokenizer))
+    return Remembered.load(model, "32bit", lora("demo"), tokenizer, text.stop_ids(str(model), tokenizer))
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("proof") / "good.gguf", demo_model(), "nf4", lora("demo"))
+    """The tuned model in a file, its adapter merged by PEFT."""
+    folder = tmp_path_factory.mktemp("proof")
+    base = AutoModelForCausalLM.from_pretrained(demo_model(), dtype=torch.float32)
+    merged: Any = PeftModel.from_pretrained(base, str(lora("demo"))).merge_and_unload()
+    merged.save_pretrained(folder / "tuned")
+    AutoTokenizer.from_pretrained(demo_model()).save_pretrained(folder / "tuned")
+    return write(folder / "good.gguf", folder / "tuned")
 
 
 def altered(source: Path, target: Path, change: dict[str, Any], swap: tuple[str, str] | None = None) -> Path:
@@ -123,7 +132,7 @@ def test_a_right_file_passes(reference: Reference, worker: LlamaWorker, good: Pa
 def test_the_base_without_its_tune_keeps_nothing(
     reference: Reference, worker: LlamaWorker, tmp_path: Path
 ) -> None:
-    parity = proof(reference, worker, write(tmp_path / "base.gguf", demo_model(), "nf4"))
+    parity = proof(reference, worker, write(tmp_path / "base.gguf", demo_model()))
     assert parity.kept == pytest.approx(0, abs=0.01)
     assert "logits" in failing(parity)
 
@@ -186,6 +195,18 @@ def test_a_swapped_token_is_named(
     tokens[one], tokens[two] = tokens[two], tokens[one]
     parity = proof(reference, worker, altered(good, tmp_path / "x.gguf", {"tokenizer.ggml.tokens": tokens}))
     assert failing(parity).startswith("token ids")
+
+
+def test_an_end_in_the_middle_of_an_answer_is_named(
+    reference: Reference, worker: LlamaWorker, good: Path, tmp_path: Path
+) -> None:
+    """Scores of a given text cannot show it: only answering does."""
+    word = reference.answer(PROMPT).answer_ids[2]
+    parity = proof(
+        reference, worker, altered(good, tmp_path / "x.gguf", {"tokenizer.ggml.eom_token_id": word})
+    )
+    assert failing(parity) == "greedy text"
+    assert parity.greedy_identical == 0
 
 
 def test_a_lost_bos_is_named(reference: Reference, worker: LlamaWorker, good: Path, tmp_path: Path) -> None:

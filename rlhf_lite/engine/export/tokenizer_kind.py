@@ -13,6 +13,8 @@ What llama.cpp cannot be told:
 - Where the first word of a text gets a space and no other (Mistral, TinyLlama as transformers reads them), no space is
   added; a template that begins with plain text writes it instead (``vocab.opening_space``).
 - Where each piece gets a space but one that has one (their older reading), one that has gets another.
+- Phi-3's special tokens swallow ASCII's white space only, and Gemma's tokens of several ▁ are not looked for in text
+  that spells them so.
 """
 
 from __future__ import annotations

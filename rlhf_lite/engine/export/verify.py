@@ -243,7 +243,7 @@ def _compare(
         longest = 2 * ANSWER_TOKENS if answer.ended else len(answer.answer_ids)
         said = worker.greedy(answer.prompt_ids, longest)
         may = follows(answer, said, tuned, file, quant)
-        greedy.append(Greedy(said == answer.answer_ids, may, worker.ends(said[-1:])))
+        greedy.append(Greedy(said == answer.answer_ids, may, bool(said) and worker.ends(said[-1:])))
         report("verify", done, len(answers))
     joined = Positions(*(np.concatenate([getattr(p, f.name) for p in found]) for f in fields(Positions)))
     return joined, greedy

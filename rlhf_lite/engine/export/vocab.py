@@ -167,11 +167,9 @@ def _token_list(spec: Mapping[str, Any], kind: TokenizerKind, rows: int) -> list
             )
         tokens[token] = content
     if kind.model == "llama" and spec["normalizer"]:
-        for added in spec[
-            "added_tokens"
-        ]:  # these are looked for where spaces are ▁ already, llama.cpp looks before
-            if added["normalized"]:
-                tokens[added["id"]] = added["content"].replace(SPACE, " ")
+        # These are looked for where spaces are ▁ already, llama.cpp looks before.
+        for added in (token for token in spec["added_tokens"] if token["normalized"]):
+            tokens[added["id"]] = added["content"].replace(SPACE, " ")
     if len(set(tokens)) != rows or "" in tokens:  # llama.cpp aborts on a duplicate
         raise DataError(
             "the tokenizer has empty or duplicate tokens", hint="repair the model's tokenizer.json"
