@@ -22,10 +22,12 @@ map; a module names what it decided and what it left out in its own docstring.
     hub.py          where a model's files lie on this machine
     planning.py     the memory plan: what each stage needs, the nearest change that fits → moments.py what each holds
     catalog.py      known models · functions.py names a judge or reward file
+    exports.py      the formats of an export, the commands that use one
     needs.py        bytes of weights, adapters, caches, passes · shapes.py a model's matrices, by its config alone
+    quants.py       bytes of an exported file, by its type
     formats.py      preference data in and out · rows.py what a row means
     sitting.py      one person's labelling session: what is asked next, what the answers add up to
-    votes.py        blind votes on an evaluation's answers · intervals.py of proportions
+    votes.py        blind votes on an evaluation's answers · intervals.py of proportions · figures.py as words
     labels.py       verdicts on pairs (SQLite) · events.py what a job says · settings.py presets and a run's settings
     store.py        the store's file: prompts, answers and pairs
     schema.py       its migrations · records.py files as records
@@ -55,8 +57,13 @@ map; a module names what it decided and what it left out in its own docstring.
     base.py                SharedBase: the one quantized base and the adapters on it
     heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox
-    export/                merge.py vocab.py gguf.py write the file · quantize.py worker.py llama.cpp's own code in a
-                           child · verify.py proves it equal · card.py what lies beside it
+    export/                formats.py what is made of a tuned model, in order · stage.py whole or not at all
+                           merge.py gguf.py write the file · architectures.py positions.py what models differ in ·
+                           vocab.py tokenizer_kind.py its tokens, llama.cpp's name for a tokenizer
+                           quantize.py worker.py llama.cpp's own code in a child
+                           verify.py proves it equal to the tuned model → reference.py that model as evaluated
+                           folders.py safetensors, PEFT · lora.py the adapter as GGUF · modelfile.py for Ollama
+                           card.py chart.py origin.py the model card, its picture, what it tells
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ TOKENS_AT_ONCE = 8192  # of supervised training, in one forward and backward pas
 PROMPT_TOKENS_AT_ONCE = 4096  # of a batch that is to be answered, in one forward pass
 LOGITS_AT_ONCE = 256  # tokens whose logits are there together when log-probabilities are read
 PAIRS_AT_ONCE = 4  # at most, of those held out: logits of short texts are not held in check by their tokens
-QUANTS: tuple[str, ...] = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+QUANTS: tuple[str, ...] = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
 
 # vocabulary, hidden, intermediate, layers, heads, key-value heads, head width, tied, context: from each config.json
 MODELS: tuple[Model, ...] = (

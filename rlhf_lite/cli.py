@@ -242,12 +242,16 @@ def evaluate(
 
 @app.command()
 def export(
-    folder: Folder, quant: options.Quant = "q8_0", output: options.OutFolder = None, run: options.Run = "",
-    json: Json = False, events: Events = False,
+    folder: Folder, quant: options.Quants = None, format: options.Format = "gguf", output: options.OutFolder = None,
+    run: options.Run = "", json: Json = False, events: Events = False,
 ) -> None:  # fmt: skip
-    """Make a GGUF file, proven equal to the tuned model."""
+    """Make files for other programs, proven equal to the tuned model.
+
+    Formats: gguf (llama.cpp, Ollama), safetensors (merged, for transformers and vLLM), adapter (the LoRA alone, for
+    PEFT and llama.cpp).
+    """
     project, answered = Project.open(folder), output_of(json, events)
-    prepared = stages.export(project, stages.preset_of(project, []), run, quant, output)
+    prepared = stages.export(project, stages.preset_of(project, []), run, quant or [], output, format)
     _run(prepared, answered, report.exported, project)
 
 

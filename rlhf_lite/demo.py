@@ -65,7 +65,9 @@ def _steps(project: Project, pairs: int, steps: int | None, output: Output) -> d
     reward = finish(5, "reward", lambda: _trained(project, preset, "reward"))
     policy = finish(6, "ppo", lambda: _trained(project, preset, "ppo"), reward)
     compared = finish(7, "eval", lambda: stages.evaluate(project, preset, [policy.name], judge, None), policy)
-    exported = finish(8, "export", lambda: stages.export(project, preset, policy.name, QUANT, None), policy)
+    exported = finish(
+        8, "export", lambda: stages.export(project, preset, policy.name, (QUANT,), None), policy
+    )
     return {
         "project": str(project.root),
         "labels": overview.project(project)["labels"],

@@ -90,7 +90,7 @@ def again(project: Project, run: Run) -> stages.Prepared:
         case "eval":
             return stages.evaluate(project, preset, [], None, Path(inputs.gguf) if inputs.gguf else None)
         case "export":
-            return stages.export(project, preset, "", inputs.quant, Path(inputs.output))
+            return stages.export(project, preset, "", inputs.quants, Path(inputs.output), inputs.format)
         case "download":
             return stages.download(project)
         case _:

@@ -237,6 +237,12 @@ class LabelStore(Store):
             return self._rows(f"{sql} AND julianday(created) > julianday(?)", since)[0][0]
         return self._rows(sql)[0][0]
 
+    def judges(self) -> dict[str, int]:
+        """How many of the decided pairs each judge has decided."""
+        sql = """SELECT judge, count(*) FROM (SELECT judge, verdict, max(id) FROM labels
+            WHERE withdrawn IS NULL AND repeat = 0 GROUP BY pair_id) WHERE verdict IN ('a', 'b') GROUP BY judge"""
+        return dict(self._rows(sql))
+
     def repeatable(self, judge: str, age: int = 15, share: float = 0.0) -> int | None:
         """A pair that this judge decided at least ``age`` acts ago, looking at it once and not since: of such a
         one a second opinion tells something. The first from ``share`` (0 to 1) of the labels on, else the first of

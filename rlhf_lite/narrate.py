@@ -241,7 +241,7 @@ def _stopped(run: Run, result: dict[str, object], presses: int) -> StoppedByUser
         )
     kept = (
         "what was done before is kept"
-        if run.stage in ("generate", "label", "download")
+        if run.stage in ("generate", "label", "download", "export")
         else "it begins anew next time"
     )
     return StoppedByUser("stopped", why=kept, hint=f"again: rlhf-lite {run.stage} {folder}", result=result)

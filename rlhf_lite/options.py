@@ -11,6 +11,7 @@ import typer
 from rlhf_lite import overview, report
 from rlhf_lite.catalog import QUANTS
 from rlhf_lite.errors import DataError, UserError
+from rlhf_lite.exports import FORMATS
 from rlhf_lite.project import Project
 from rlhf_lite.report import Output
 
@@ -77,7 +78,10 @@ Runs = Annotated[
 Run = Annotated[str, _option("--run", "which run, else the newest policy", "NAME")]
 Gguf = Annotated[Path | None, _option("--model", "compare an exported file", "FILE.gguf")]
 Samples = Annotated[int | None, _option("--samples", "answers to a prompt, else the preset's", "N", min=1)]
-Quant = Annotated[str, _option("--quant", ", ".join(QUANTS), "NAME")]
+Quants = Annotated[
+    list[str] | None, _option("--quant", f"{', '.join(QUANTS)}; else q8_0; repeatable", "NAME")
+]
+Format = Annotated[str, _option("--format", "what to make", "|".join(FORMATS))]
 OutFolder = Annotated[Path | None, _option("--output", "else DIR/exports", "FOLDER")]
 Columns = Annotated[
     Literal["explicit", "conversational", "implicit", "kto"], _option("--format", "the columns")

@@ -112,15 +112,23 @@ def chat_file(target: Path) -> Path:
             f"{found.file.name} has no exported model yet", why="this takes a GGUF file",
             hint=stages.command("export", found) if found.latest_policy() else next_step(found)[1],
         )  # fmt: skip
-    newest, policy = found.latest("export"), found.latest_policy()
+    newest, policy = gguf_export(found), found.latest_policy()
     if newest and policy and policy.number > newest.number:
         report.aside(f"{policy.name} is newer than this file: {stages.command('export', found)}")
     return file
 
 
+def gguf_export(found: Project) -> Run | None:
+    """The newest export that made a GGUF file; those to other formats are nothing to chat with."""
+    runs = (
+        run for run in reversed(found.runs()) if run.stage == "export" and run.status().ended == "finished"
+    )
+    return next((run for run in runs if run.status().result.get("format", "gguf") == "gguf"), None)
+
+
 def exported(found: Project) -> Path | None:
-    """The file of the newest export, where it still is."""
-    newest = found.latest("export")
+    """The file of the newest GGUF export, where it still is."""
+    newest = gguf_export(found)
     path = Path(str(newest.status().result.get("path", ""))) if newest else Path()
     return path if path.is_file() else None
 

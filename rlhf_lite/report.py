@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from rlhf_lite import exports
 from rlhf_lite.errors import RlhfLiteError
+from rlhf_lite.figures import interval, kept, number, size
 from rlhf_lite.project import unscored
 
 VERDICTS = {"a": "for A", "b": "for B", "tie": "ties", "both_bad": "both bad", "skipped": "skipped"}
@@ -99,31 +101,6 @@ def table(*columns: str, rows: list[list[str]], title: str = "") -> None:
     console.print(grid)
 
 
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} GiB"
-
-
-def number(value: Any, form: str = ".2f") -> str:
-    """A number, or a dash where there is none."""
-    return format(value, form) if isinstance(value, int | float) else "-"
-
-
-def interval(value: Any, bounds: Any) -> str:
-    """``83 % (76 to 90 %)``."""
-    if not isinstance(value, int | float):
-        return "-"
-    match bounds:
-        case [int() | float() as low, int() | float() as high]:
-            return f"{value:.0%} ({low:.0%} to {high:.0%})"
-        case _:
-            return f"{value:.0%}"
-
-
 def evaluation(values: Mapping[str, Any]) -> None:
     """Base against tuned, a column for each policy that was compared."""
     runs: dict[str, Any] = dict(values.get("runs") or {"tuned": values})
@@ -187,12 +164,23 @@ def trained_words(values: Mapping[str, Any]) -> list[str]:
 
 
 def exported(values: Mapping[str, Any]) -> None:
-    """Where the file is and how near it is to the tuned model."""
-    parity: Mapping[str, Any] = values.get("parity") or {}
-    line(f"{values.get('path')}  ({values.get('quant')}, {size(values.get('bytes') or 0)})")
+    """Where the files are, how near each is to the tuned model, and what reads them."""
+    for made in values.get("files") or [values]:
+        line(f"{made.get('path')}  ({made.get('quant')}, {size(made.get('bytes') or 0)})")
+        line(f"  {proven(made)}")
+    for command in exports.commands(values):
+        line(f"  {command}")
+
+
+def proven(made: Mapping[str, Any]) -> str:
+    """How near an exported file is to the tuned model, in words for the screens too."""
+    parity: Mapping[str, Any] = made.get("parity") or {}
+    if not parity:
+        return "the adapter as it was trained; nothing is merged"
     agreement, kl = interval(parity.get("top1_agreement"), None), number(parity.get("mean_kl"), ".2g")
     word = "equal to the tuned model" if parity.get("passed") else "NOT equal to the tuned model"
-    line(f"  {word}: same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts")
+    near = f"same next token in {agreement}, mean KL {kl}, over {parity.get('prompts')} prompts"
+    return "; ".join(part for part in (f"{word}: {near}", kept(parity)) if part)
 
 
 def downloaded(values: Mapping[str, Any]) -> None:

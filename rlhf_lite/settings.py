@@ -26,7 +26,8 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Quantization = Literal["nf4", "16bit", "32bit"]
 S = TypeVar("S", bound=msgspec.Struct)
 RETIRED = {
-    "ppo": ("value_learning_rate", "value_warmup", "value_clip")
+    "preset.ppo": ("value_learning_rate", "value_warmup", "value_clip"),
+    "inputs": ("quant",),
 }  # in runs of earlier versions, by section
 
 
@@ -137,7 +138,10 @@ class Inputs(_Section, frozen=True):
     """``FILE.py:FUNC`` of a judge or a programmable reward."""
     function_sha256: str = ""
     gguf: str = ""
-    quant: str = ""
+    quants: tuple[str, ...] = ()
+    """Types of GGUF files to export."""
+    format: Literal["gguf", "safetensors", "adapter"] = "gguf"
+    """What an export is to be."""
     output: str = ""
     limit: int = 0
     checkpointing: bool = False
@@ -230,9 +234,10 @@ def read_run(path: Path) -> RunSettings:
         SettingsError: as :func:`read_toml`.
     """
     raw = _read(path)
-    preset: Any = raw.get("preset")
     for section, names in RETIRED.items():
-        told: Any = preset.get(section) if isinstance(preset, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        told: Any = raw
+        for part in section.split("."):
+            told = told.get(part) if isinstance(told, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         for name in names:
             if isinstance(told, dict):
                 told.pop(name, None)  # pyright: ignore[reportUnknownMemberType]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite import accelerated, base_model, catalog, hub, jobs, memory
+from rlhf_lite import accelerated, base_model, catalog, exports, hub, jobs, memory
 from rlhf_lite.errors import DeviceBusy, NotEnoughLabels, UserError
 from rlhf_lite.functions import hash_file, split_function
 from rlhf_lite.paths import shown
@@ -19,6 +20,7 @@ from rlhf_lite.project import POLICY_STAGES, Project, Run
 from rlhf_lite.settings import Inputs, Preset, load_preset, override
 
 TRAINED = ("sft", "reward", "dpo", "ppo")
+DEFAULT_QUANT = "q8_0"
 OF_PPO = {"--reward": "asks a reward function", "--processes": "runs in several processes",
           "--report-to": "reports to a tracker"}  # fmt: skip
 ONE_SIDED = 20  # that many decided labels all on one side: by chance once in 2^19, the sides being randomised
@@ -124,17 +126,26 @@ def evaluate(
     )  # fmt: skip
 
 
-def export(project: Project, preset: Preset, name: str, quant: str, output: Path | None) -> Prepared:
-    """Merge one policy (the newest where none is named) into a GGUF file."""
-    wanted = quant.lower()
-    _require_known("quantization", wanted, catalog.QUANTS)
+def export(
+    project: Project, preset: Preset, name: str, quants: Sequence[str], output: Path | None, format: str = "gguf"
+) -> Prepared:  # fmt: skip
+    """Merge one policy (the newest where none is named) into GGUF files of these types, or export another format."""
+    wanted = tuple(dict.fromkeys(quant.lower() for quant in quants))
+    for quant in wanted:
+        _require_known("quantization", quant, catalog.QUANTS)
+    _require_known("format", format, exports.FORMATS)
+    if wanted and format != "gguf":
+        raise UserError(
+            f"--quant has no meaning for {format}", why="only GGUF is quantized", hint="leave it out"
+        )
     folder = (output or project.root / "exports").resolve()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file", why="the export makes several files", hint="name a folder")
     policy = _policy(project, name)
     return _new_run(
-        project, preset, "export", policies=(str(policy.adapter),), quant=wanted, output=str(folder)
-    )
+        project, preset, "export", policies=(str(policy.adapter),), output=str(folder), format=format,
+        quants=(wanted or (DEFAULT_QUANT,)) if format == "gguf" else (),
+    )  # fmt: skip
 
 
 def download(project: Project) -> Prepared:

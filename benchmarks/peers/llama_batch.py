@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as lib
 import torch
 
 from rlhf_lite.engine import text
-from rlhf_lite.engine.export.gguf import plan_gguf, write_f16
+from rlhf_lite.engine.export import gguf as converter
 from rlhf_lite.engine.export.merge import MergedWeights, SafetensorsFolder, read_json
 from rlhf_lite.engine.export.vocab import read_vocabulary
 from rlhf_lite.settings import Quantization
@@ -28,9 +28,8 @@ def write_gguf(model: Path, quantization: Quantization, target: Path) -> Path:
     weights = MergedWeights(SafetensorsFolder(model), quantization, torch.float32, None)
     rows = weights.shapes["model.embed_tokens.weight"][0]
     vocabulary = read_vocabulary(tokenizer, text.stop_ids(str(model), tokenizer), rows)
-    write_f16(
-        plan_gguf(read_json(model / "config.json"), vocabulary, weights), target, "base", lambda *_: None
-    )
+    plan = converter.plan_gguf(read_json(model / "config.json"), vocabulary, weights)
+    converter.write_gguf(plan, "f16", target, "base", lambda *_: None)
     return target
 
 

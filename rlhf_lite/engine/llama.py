@@ -167,6 +167,12 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
             raise JobError("llama.cpp could not tokenize a text", why=f"it asked for {-n} tokens")
         return list(buffer[:n])
 
+    def added_tokens(self) -> list[int]:
+        """What llama.cpp puts around a text by itself where it is asked to, as other programs do: BOS, EOS, none."""
+        buffer = (lib.llama_token * 4)()
+        n = lib.llama_tokenize(self._vocab, b"", 0, buffer, len(buffer), True, True)
+        return list(buffer[:n])
+
     def piece(self, token: int, special: bool = True) -> bytes:
         """The exact bytes of one token; control tokens are empty where ``special`` is False."""
         size = 64

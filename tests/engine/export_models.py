@@ -26,7 +26,7 @@ from transformers import (
 
 from rlhf_lite import paths
 from rlhf_lite.engine import text
-from rlhf_lite.engine.export.gguf import GgufPlan, plan_gguf, write_f16
+from rlhf_lite.engine.export.gguf import FloatType, GgufPlan, plan_gguf, write_gguf
 from rlhf_lite.engine.export.merge import LoraAdapter, MergedWeights, SafetensorsFolder, read_json
 from rlhf_lite.engine.export.vocab import read_vocabulary
 from rlhf_lite.settings import Quantization
@@ -196,8 +196,14 @@ def plan(folder: Path, quantization: Quantization = "32bit", adapter: Path | Non
     return plan_gguf(read_json(folder / "config.json"), vocabulary, weights)
 
 
-def write(target: Path, *arguments: object) -> Path:
-    write_f16(plan(*arguments), target, "test", silent)  # type: ignore[arg-type]
+def whole(weights: MergedWeights, name: str) -> torch.Tensor:
+    return torch.cat(list(weights.blocks(name)))
+
+
+def write(
+    target: Path, folder: Path, quantization: Quantization = "32bit", *, floats: FloatType = "f16"
+) -> Path:
+    write_gguf(plan(folder, quantization), floats, target, "test", silent)
     return target
 
 

@@ -18,9 +18,10 @@ import torch
 from export_models import demo_gguf, demo_model, lora, silent, tiny_model
 
 from rlhf_lite.catalog import QUANTS
-from rlhf_lite.engine import base
-from rlhf_lite.engine.export import ExportRequest, card, export_gguf, quantize, verify, worker
+from rlhf_lite.engine import base, exporting
+from rlhf_lite.engine.export import ExportRequest, card, quantize, verify, worker
 from rlhf_lite.engine.export import gguf as converter
+from rlhf_lite.engine.export.formats import export_gguf
 from rlhf_lite.errors import DataError, DiskFull, JobDied, JobError, UserError
 
 PROMPTS = [
@@ -30,49 +31,54 @@ PROMPTS = [
 Disk = namedtuple("Disk", "total used free")
 
 
-def request(output: Path, quant: str, adapter: Path | None = None) -> ExportRequest:
+def request(output: Path, *quants: str, adapter: Path | None = None) -> ExportRequest:
     return ExportRequest(
         model=demo_model(),
         quantization="nf4",
         adapter=adapter if adapter is not None else lora("demo"),
-        quant=quant,
+        quants=quants,
         output=output,
         name="tuned",
         prompts=PROMPTS,
     )
 
 
-@pytest.mark.parametrize(("quant", "nearer"), [("f16", 1000), ("q8_0", 10), ("q4_k_m", 1)])
-def test_the_file_is_the_tuned_model(tmp_path: Path, quant: str, nearer: int) -> None:
+def test_each_file_is_the_tuned_model(tmp_path: Path) -> None:
+    """Several types in one go: one merge, one proof each, and the base without the adapter is farther away than any."""
     seen: list[tuple[str, int, int]] = []
-    result = export_gguf(request(tmp_path / "exports", quant), lambda *what: seen.append(what))
-    parity = result.parity
-    assert parity.passed
-    assert parity.template_identical
-    assert parity.tokens_identical
-    assert parity.prompts == len(PROMPTS)
-    # The base without the adapter is farther away than the file is: the tune is in it.
-    assert parity.tune_kl > nearer * parity.mean_kl
-    assert sorted(p.name for p in result.path.parent.iterdir()) == [
-        "Modelfile",
-        "README.md",
-        f"tuned-{quant}.gguf",
-    ]
-    assert result.bytes == result.path.stat().st_size
-    assert {"merge", "verify"} <= {what for what, _, _ in seen}
+    nearer = {"q8_0": 10, "f16": 1000, "q4_k_m": 1}
+    made = export_gguf(request(tmp_path / "exports", *nearer), lambda *what: seen.append(what))
+    assert [one.quant for one in made] == list(nearer)
+    for one in made:
+        assert one.parity
+        assert one.parity.passed
+        assert one.parity.template_identical
+        assert one.parity.tokens_identical
+        assert one.parity.prompts == len(PROMPTS)
+        assert one.parity.tune_kl > nearer[one.quant] * one.parity.mean_kl
+        assert one.path.name == f"tuned-{one.quant}.gguf"
+        assert one.bytes == one.path.stat().st_size
+    there = {"Modelfile", "README.md", *(f"tuned-{quant}.gguf" for quant in nearer)}
+    assert {p.name for p in (tmp_path / "exports").iterdir()} == there
+    whats = list(dict.fromkeys(what for what, _, _ in seen))
+    assert whats[:2] == ["merge", "verify f16"]
+    assert whats[2:] == ["quantize q8_0", "verify q8_0", "quantize q4_k_m", "verify q4_k_m"]
     assert all(done <= total for _, done, total in seen)
 
 
 def test_a_base_that_was_trained_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: the weights are bf16's, while noise of bf16 arithmetic would exceed what f16 is allowed."""
     monkeypatch.setattr(base, "compute_dtype", lambda device: torch.bfloat16)
-    result = export_gguf(dataclasses.replace(request(tmp_path, "f16"), prompts=PROMPTS[:1]), silent)
-    assert result.parity.mean_kl < 1e-5
+    (made,) = export_gguf(dataclasses.replace(request(tmp_path, "f16"), prompts=PROMPTS[:1]), silent)
+    assert made.parity
+    assert made.parity.mean_kl < 1e-5
 
 
 def test_the_contract_json(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(export_gguf(request(tmp_path, "q8_0"), silent).as_json()))
-    assert {"path", "quant", "bytes", "parity"} <= found.keys()
+    made = export_gguf(request(tmp_path, "q8_0"), silent)
+    found = json.loads(json.dumps(exporting.as_json("gguf", made)))
+    assert {"path", "quant", "bytes", "parity", "files", "format"} <= found.keys()
+    assert found["files"][0].items() <= found.items()
     named = {
         "prompts",
         "mean_kl",
@@ -83,11 +89,6 @@ def test_the_contract_json(tmp_path: Path) -> None:
         "passed",
     }
     assert named <= found["parity"].keys()
-    modelfile = (tmp_path / "Modelfile").read_text()
-    assert modelfile.startswith("FROM ./tuned-q8_0.gguf\n")
-    assert 'PARAMETER stop "<|im_end|>"' in modelfile
-    assert "<|im_start|>{{ .Role }}" in modelfile
-    assert "rlhf-lite chat tuned-q8_0.gguf" in (tmp_path / "README.md").read_text()
 
 
 def test_a_wrong_file_is_not_kept_and_an_older_one_is(
@@ -99,6 +100,7 @@ def test_a_wrong_file_is_not_kept_and_an_older_one_is(
     with pytest.raises(JobError, match="not equal") as caught:
         export_gguf(request(tmp_path, "q8_0"), silent)
     assert "mean KL" in caught.value.why
+    assert "f16" in caught.value.message  # the step that failed: nothing was quantized yet
     assert [p.name for p in tmp_path.iterdir()] == ["tuned-q8_0.gguf"]
     assert (tmp_path / "tuned-q8_0.gguf").read_bytes() == b"older"
 
@@ -126,7 +128,7 @@ def test_every_listed_quantization_has_a_row() -> None:
     assert limits[-1] < 1  # what a wrong conversion costs
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b"])
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "two\nlines", 'three"""quotes'])
 def test_a_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="name"):
         export_gguf(dataclasses.replace(request(tmp_path, "f16"), name=name), silent)
@@ -137,14 +139,6 @@ def test_too_little_disk_is_known_before_writing(tmp_path: Path, monkeypatch: py
     with pytest.raises(DiskFull, match="disk"):
         export_gguf(request(tmp_path, "q8_0"), silent)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_disk_needed_covers_what_is_written() -> None:
-    # The sizes of a 494 M model whose rows are no multiple of 256, and a 101 M model whose rows are.
-    assert quantize.bytes_needed(quantize.find_quant("f16"), 494_000_000, False) > 994e6
-    assert quantize.bytes_needed(quantize.find_quant("q4_k_m"), 494_000_000, False) > 994e6 + 398e6
-    small = quantize.bytes_needed(quantize.find_quant("q4_k_m"), 101_000_000, True)
-    assert 202.1e6 + 60.6e6 < small < 202.1e6 + 60.6e6 + 80e6
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +165,10 @@ def test_an_adapter_of_another_model(tmp_path: Path) -> None:
 
 def test_a_sharded_model_without_an_adapter_and_with_two_stop_tokens(tmp_path: Path) -> None:
     asked = dataclasses.replace(request(tmp_path, "f16"), model=tiny_model("qwen2"))
-    result = export_gguf(dataclasses.replace(asked, adapter=None), silent)
-    assert result.parity.stop_tokens_known
-    assert result.parity.tune_kl == 0
+    (made,) = export_gguf(dataclasses.replace(asked, adapter=None), silent)
+    assert made.parity
+    assert made.parity.stop_tokens_known
+    assert made.parity.tune_kl == 0
     assert (tmp_path / "Modelfile").read_text().count("PARAMETER stop") == 2
 
 
@@ -182,11 +177,16 @@ def figures(**change: Any) -> verify.Parity:
         "prompts": 2,
         "template_identical": True,
         "tokens_identical": True,
+        "bos_identical": True,
         "stop_tokens_known": True,
+        "greedy_identical": 1.0,
+        "greedy_follows": True,
         "ended": 2,
         "stops": 1.0,
     }
-    per_position = {"kl": np.full(50, 1e-6), "agree": np.ones(50, bool), "tune_kl": np.full(50, 0.1)}
+    per_position = {
+        "kl": np.full(50, 1e-6), "agree": np.ones(50, bool), "tune_kl": np.full(50, 0.1), "own": np.arange(50) > 30,
+    }  # fmt: skip
     positions = verify.Positions(
         **{name: change.pop(name, default) for name, default in per_position.items()}
     )
@@ -202,11 +202,13 @@ def test_good_figures_pass() -> None:
     ("change", "said"),
     [
         ({"kl": np.full(50, 0.01)}, "mean KL"),
-        ({"kl": np.array([1e-6, np.nan])}, "mean KL"),
+        ({"kl": np.append(np.full(49, 1e-6), np.nan)}, "mean KL"),
         ({"agree": np.arange(50) % 2 == 0}, "top-1"),
         ({"template_identical": False}, "template"),
         ({"tokens_identical": False}, "tokenized"),
+        ({"bos_identical": False}, "BOS"),
         ({"stop_tokens_known": False}, "stop token"),
+        ({"greedy_follows": False}, "greedy text"),
         ({"stops": 0.2}, "end by themselves"),
     ],
 )

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_models import CHATS, KINDS, LONG_TOKEN, plan, silent, tiny_gguf, tiny_model, write
+from export_models import CHATS, KINDS, LONG_TOKEN, plan, silent, tiny_gguf, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lite.engine import text
-from rlhf_lite.engine.export import gguf as converter
-from rlhf_lite.engine.export.gguf import write_f16
+from rlhf_lite.engine.export.gguf import write_gguf
 from rlhf_lite.engine.export.verify import kl_per_position, log_softmax
 from rlhf_lite.engine.llama import LlamaModel
 from rlhf_lite.errors import DataError, UserError
@@ -52,22 +51,6 @@ def mean_kl(folder: Path, file: Path) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_logits(kind: str) -> None:
     assert mean_kl(tiny_model(kind), tiny_gguf(kind)) < MAX_KL
-
-
-def test_rows_left_in_place_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(converter, "_reorder", lambda weight, heads: weight)
-    assert mean_kl(tiny_model("llama"), write(tmp_path / "wrong.gguf", tiny_model("llama"))) > 100 * MAX_KL
-
-
-def test_rows_reordered_for_nothing_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = converter.Architecture(converter.ARCHITECTURES["Qwen2ForCausalLM"].gguf, reorder_qk=True)
-    monkeypatch.setitem(converter.ARCHITECTURES, "Qwen2ForCausalLM", row)
-    assert mean_kl(tiny_model("qwen2"), write(tmp_path / "wrong.gguf", tiny_model("qwen2"))) > 100 * MAX_KL
-
-
-def test_lost_position_scaling_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(converter, "_llama3_factors", lambda config: None)
-    assert mean_kl(tiny_model("llama"), write(tmp_path / "wrong.gguf", tiny_model("llama"))) > 100 * MAX_KL
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,55 +89,6 @@ def changed(tmp_path: Path, kind: str, **config: object) -> Path:
     return folder
 
 
-def test_an_unsupported_architecture_names_the_supported_ones() -> None:
-    with pytest.raises(UserError) as caught:
-        converter.architecture_of({"architectures": ["GemmaForCausalLM"]})
-    assert "GemmaForCausalLM" in caught.value.message
-    assert "Qwen3ForCausalLM" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"quantization_config": {"load_in_4bit": True}},
-        {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
-        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"partial_rotary_factor": 0.5},
-    ],
-)
-def test_a_setting_gguf_cannot_hold_is_refused(setting: dict[str, object]) -> None:
-    with pytest.raises(UserError):
-        converter.architecture_of({"architectures": ["LlamaForCausalLM"], **setting})
-
-
-def test_old_spelling_of_position_settings() -> None:
-    old = {
-        "architectures": ["LlamaForCausalLM"],
-        "rope_theta": 5e5,
-        "head_dim": 64,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-    }
-    converter.architecture_of(old)
-    factors = converter._llama3_factors(old)
-    assert factors is not None
-    assert factors.shape == (32,)
-    assert factors[0] == 1  # the shortest wave is kept, the longest divided by the factor
-    assert factors[-1] == pytest.approx(8)
-
-
-def test_context_is_cut_to_a_sliding_window(tmp_path: Path) -> None:
-    folder = changed(tmp_path, "qwen2", use_sliding_window=True, sliding_window=128)
-    with LlamaModel(write(tmp_path / "window.gguf", folder), n_threads=1) as model:
-        assert model.n_ctx == 128
-
-
 def test_missing_output_matrix(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lm_head"):
         plan(changed(tmp_path, "llama", tie_word_embeddings=False))
@@ -185,7 +119,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, value: float) -> None:
     weight = load_file(tiny_model("llama") / "model.safetensors")[name].clone()
     weight[3, 3] = value
     with pytest.raises(DataError, match="up_proj"):
-        write_f16(plan(with_weights(tmp_path, {name: weight})), tmp_path / "x.gguf", "x", silent)
+        write_gguf(plan(with_weights(tmp_path, {name: weight})), "f16", tmp_path / "x.gguf", "x", silent)
 
 
 def test_more_tokens_than_embedding_rows(tmp_path: Path) -> None:
@@ -226,6 +160,6 @@ def test_a_broken_chat_template_is_met_at_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["phi3-tuned", "my-ModernBERT", "plain"])
 def test_a_name_llama_cpp_would_misread(tmp_path: Path, name: str) -> None:
-    write_f16(plan(tiny_model("llama")), tmp_path / "named.gguf", name, silent)
+    write_gguf(plan(tiny_model("llama")), "f16", tmp_path / "named.gguf", name, silent)
     with LlamaModel(tmp_path / "named.gguf", n_threads=1) as model:
         assert (model.name == name) == (name == "plain")

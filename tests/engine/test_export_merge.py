@@ -9,7 +9,7 @@ from pathlib import Path
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from export_models import demo_model, lora, tiny_model
+from export_models import demo_model, lora, tiny_model, whole
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -44,12 +44,12 @@ def test_the_base_is_the_one_that_was_trained_on(folder: Path) -> None:
     held = dequantized(folder)
     assert PROJECTION + ".weight" in held
     for name, weight in held.items():
-        assert torch.equal(ours.tensor(name), weight.float()), name
+        assert torch.equal(whole(ours, name), weight.float()), name
 
 
 def test_nf4_changes_matrices_but_not_the_embedding() -> None:
     plain, four_bit = merged(tiny_model("qwen2"), "32bit"), merged(tiny_model("qwen2"))
-    changed = {n for n in plain.shapes if not torch.equal(plain.tensor(n), four_bit.tensor(n))}
+    changed = {n for n in plain.shapes if not torch.equal(whole(plain, n), whole(four_bit, n))}
     assert PROJECTION + ".weight" in changed
     assert all("proj.weight" in name for name in changed)
 
@@ -62,14 +62,14 @@ def test_merges_what_peft_merges(options: dict[str, object]) -> None:
     theirs = PeftModel.from_pretrained(model, str(lora("qwen3", **options))).merge_and_unload()
     ours = merged(folder, adapter=lora("qwen3", **options))
     for name, weight in theirs.named_parameters():
-        assert torch.allclose(ours.tensor(name), weight, rtol=0, atol=1e-6), name
+        assert torch.allclose(whole(ours, name), weight, rtol=0, atol=1e-6), name
 
 
 def test_one_tensor_of_a_sharded_model() -> None:
     assert (tiny_model("qwen2") / "model.safetensors.index.json").is_file()
     model = AutoModelForCausalLM.from_pretrained(tiny_model("qwen2"), dtype=torch.float32)
     ours = merged(tiny_model("qwen2"), "32bit")
-    assert torch.equal(ours.tensor("lm_head.weight"), model.lm_head.weight)
+    assert torch.equal(whole(ours, "lm_head.weight"), model.lm_head.weight)
     assert set(ours.shapes) == {name for name, _ in model.named_parameters()}
 
 

@@ -135,7 +135,8 @@ def learned_so_far(stage: str, steps: int) -> list[AnyEvent]:
 
 
 def exported_so_far() -> list[AnyEvent]:
-    return [*_loaded(), _progress("merge", 38, 38), _progress("quantize", 1, 1), _progress("verify", 7, 16)]
+    done = ("merge", 38), ("verify f16", 16), ("quantize q8_0", 1)
+    return [*_loaded(), *(_progress(what, n, n) for what, n in done), _progress("verify q8_0", 7, 16)]
 
 
 def evaluated_so_far() -> list[AnyEvent]:
@@ -300,5 +301,6 @@ def _exported(project: Project) -> list[AnyEvent]:
               "template_identical": True, "tokens_identical": True, "stop_tokens_known": True, "ended": 8,
               "stops": 1.0, "passed": True}  # fmt: skip
     path = project.root / "exports" / "kitchen-advice-q8_0.gguf"
-    result = {"path": str(path), "quant": "q8_0", "bytes": 3450304, "parity": parity}
+    made = {"path": str(path), "quant": "q8_0", "bytes": 3450304, "parity": parity, "context": 1024}
+    result = {"format": "gguf", **made, "files": [made]}
     return [*exported_so_far(), events.Result(values=result)]

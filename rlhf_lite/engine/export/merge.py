@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rlhf_lite.errors import DataError, UserError
 _PREFIX = "base_model.model."
 _UNQUANTIZED = ("embed_tokens.weight", "lm_head.weight")
 _CHANGED_BASE = ("pissa", "olora", "loftq", "corda")
+_BLOCK = 2**24  # values of a tensor in memory at a time, where it can be taken apart
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,18 +42,28 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def text_name(name: str) -> str | None:
+    """A tensor's name where the language model is the whole model; None for one of the part that sees."""
+    seeing = ("vision_tower.", "multi_modal_projector.")
+    return None if name.removeprefix("model.").startswith(seeing) else name.replace("language_model.", "")
+
+
 class SafetensorsFolder:
-    """The tensors of a model folder, from one safetensors file or the shards its index names; read when asked."""
+    """The tensors of a model folder, from one safetensors file or the shards its index names; read when asked.
+
+    ``shapes`` has those of the language model, by the names they have where it is the whole model.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._files: dict[str, Any] = {}  # tensor name -> open file
+        self._places: dict[str, tuple[Path, str]] = {}  # name -> file, name in the file
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self._paths(folder):
             try:
-                file: Any = safe_open(path, framework="pt", device="cpu")
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    self._files[name] = file
-                    self.shapes[name] = tuple(file.get_slice(name).get_shape())
+                with safe_open(path, framework="pt", device="cpu") as file:
+                    for stored in file.keys():  # noqa: SIM118  (not a dict)
+                        if name := text_name(stored):
+                            self._places[name] = path, stored
+                            self.shapes[name] = tuple(file.get_slice(stored).get_shape())
             except (SafetensorError, OSError) as error:
                 raise DataError(
                     f"cannot read {path.name}", why=str(error), hint="download the model again"
@@ -76,13 +87,11 @@ class SafetensorsFolder:
             hint="use a model that is published as safetensors",
         )
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor as stored. Raises DataError where the folder has none of that name."""
-        if name not in self._files:
-            raise DataError(
-                f"the base model has no tensor {name}", hint="was the adapter trained on another base?"
-            )
-        return self._files[name].get_tensor(name)
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows of one tensor as stored. The file is opened anew, so that no page of it stays in memory."""
+        path, stored = self._places[name]
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.get_slice(stored)[start:stop]
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,14 @@ class LoraAdapter:
             with safe_open(path, framework="pt", device="cpu") as file:
                 for key in file.keys():  # noqa: SIM118  (not a dict)
                     base, half = _split_key(key)
-                    halves.setdefault(base, {})[half] = file.get_tensor(key).float()
+                    tensor = file.get_tensor(key).float()
+                    if name := text_name(base):
+                        halves.setdefault(name, {})[half] = tensor
+                    elif half == "B" and tensor.any():
+                        raise UserError(
+                            "the adapter changes how the model sees, which GGUF keeps in another file",
+                            hint="train it on text only",
+                        )
         except (SafetensorError, OSError) as error:
             raise DataError(
                 f"cannot read {path.name}", why=str(error), hint="train the stage again"
@@ -120,7 +136,7 @@ class LoraAdapter:
         if name not in self.pairs:
             return None
         a, b = self.pairs[name]
-        return b @ a * self.scale
+        return (b @ a).mul_(self.scale)
 
 
 def _pair(base: str, halves: dict[str, torch.Tensor], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,17 +200,32 @@ class MergedWeights:
         self._nf4 = quantization == "nf4"
         self.shapes = base.shapes
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """fp32. Raises DataError where a value is not finite."""
-        weight = self._base.tensor(name).to(self._dtype)
-        # transformers quantizes every nn.Linear but the output head; norms and biases have one dimension.
-        if self._nf4 and weight.ndim == 2 and not name.endswith(_UNQUANTIZED):
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """A tensor in fp32, in blocks of rows: embedding and output matrix, the largest, need not fit into memory.
+
+        A linear layer is one block, because it is quantized with a mean over all of it. Raises DataError where a
+        value is not finite.
+        """
+        height = self.shapes[name][0]
+        adapted = self._adapter is not None and name in self._adapter.pairs
+        whole = adapted or self._is_linear(name)
+        step = height if whole else max(1, _BLOCK // math.prod(self.shapes[name][1:]))
+        for start in range(0, height, step):
+            yield self._rows(name, start, min(start + step, height))
+
+    def _is_linear(self, name: str) -> bool:
+        """Whether it is a layer that transformers quantizes and PEFT adapts: every nn.Linear but the output layer."""
+        return len(self.shapes[name]) == 2 and not name.endswith(_UNQUANTIZED)
+
+    def _rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        weight = self._base.rows(name, start, stop).to(self._dtype)
+        if self._nf4 and self._is_linear(name):
             weight = nf4_round_trip(weight)
         weight = weight.float()
         delta = self._adapter.delta(name) if self._adapter is not None else None
         if delta is not None:
-            weight = weight + delta
-        if not torch.isfinite(weight).all():
+            weight = delta.add_(weight)
+        if not all(torch.isfinite(x) for x in weight.aminmax()):
             raise DataError(
                 f"{name} holds values that are not finite", why="the base or the adapter is damaged"
             )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,14 @@ import numpy as np
 from rlhf_lite.engine.llama import LlamaModel, quantize_file
 from rlhf_lite.errors import JobDied, RlhfLiteError, from_parts
 from rlhf_lite.jobs import child_environment
+
+
+@dataclass(frozen=True)
+class Specials:
+    """``added``: ids that llama.cpp puts around a prompt by itself; ``eos``: the end token that the file names."""
+
+    added: list[int]
+    eos: int | None
 
 
 class LlamaWorker:
@@ -59,6 +68,9 @@ class LlamaWorker:
     def ends(self, tokens: Sequence[int]) -> bool:
         """Whether every one of ``tokens`` ends a generation."""
         return self._ask("ends", tokens=list(tokens))["all"]
+
+    def specials(self) -> Specials:
+        return Specials(**self._ask("specials"))
 
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
         return self._ask("greedy", ids=list(ids), max_tokens=max_tokens)["ids"]
@@ -104,6 +116,9 @@ def _serve(request: dict[str, Any], model: LlamaModel, out: BinaryIO) -> dict[st
             return {"text": model.render(request["messages"])}
         case "ends":
             return {"all": all(model.is_eog(token) for token in request["tokens"])}
+        case "specials":
+            eos = model.metadata("tokenizer.ggml.eos_token_id")
+            return {"added": model.added_tokens(), "eos": None if eos is None else int(eos)}
         case "greedy":
             return {
                 "ids": list(model.generate(request["ids"], max_tokens=request["max_tokens"], temperature=0))

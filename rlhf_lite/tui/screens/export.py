@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.text import Text
 from textual import on
@@ -11,23 +12,24 @@ from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from rlhf_lite import catalog, jobs, report, stages
-from rlhf_lite.errors import UserError
+from rlhf_lite import catalog, exports, hub, jobs, quants, report, stages
 from rlhf_lite.tui import keys
 from rlhf_lite.tui.feed import Change, Watched
 from rlhf_lite.tui.page import Page
 from rlhf_lite.tui.widgets.jobline import JobLine
 
-# Bits a weight by llama.cpp's block layouts; the _M ones mix two of them, so theirs are typical, not exact.
-BITS = {"f16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q5_k_m": 5.7, "q4_k_m": 4.85, "q4_0": 4.5}
-ABOUT = {
-    "f16": "as it was trained; twice the size of q8_0",
-    "q8_0": "recommended: keeps a small change of behaviour",
+ABOUT = {  # 31 letters at most, as many as a narrow terminal has room for
+    "f16": "as trained; twice q8_0's size",
+    "bf16": "for values beyond f16's range",
+    "q8_0": "recommended: keeps small tunes",
     "q6_k": "close to q8_0",
-    "q5_k_m": "smaller; some of the tune may be rounded away",
-    "q4_k_m": "small; check what is left of the tune",
-    "q4_0": "small, quick on old machines; check what is left",
+    "q5_k_m": "some of the tune may be lost",
+    "q4_k_m": "small; see what is left of it",
+    "q4_0": "small, quick on old machines",
+    "safetensors": "merged: transformers, vLLM",
+    "adapter": "LoRA alone: PEFT, llama.cpp",
 }
+SAVES_LITTLE = "saves little for this model"
 
 
 class ExportPage(Page):
@@ -38,7 +40,8 @@ class ExportPage(Page):
     HELP_TEXT = (
         "The tuned adapter is merged into its base, written as a GGUF file and quantized; then the file has to say on "
         "held-out prompts what the tuned model says. A small tune drowns in coarse rounding, so take q8_0 unless the "
-        "file has to be small. A file that does not pass is not kept."
+        "file has to be small. A file that does not pass is not kept. An export that was stopped goes on from its "
+        "merged file. K types save little where a model's rows are no multiple of 256."
     )
     DEFAULT_CSS = """
     ExportPage #quants { height: auto; max-height: 50%; border: none; background: transparent; text-wrap: nowrap; }
@@ -47,7 +50,7 @@ class ExportPage(Page):
     """
 
     def body(self) -> Iterable[Widget]:
-        yield Static("Which file shall it be?", markup=False)
+        yield Static("What shall it be?", markup=False)
         rows = OptionList(id="quants", compact=True)
         rows.can_focus = False
         yield rows
@@ -56,16 +59,26 @@ class ExportPage(Page):
 
     def on_mount(self) -> None:
         rows = self.query_one("#quants", OptionList)
-        try:
-            weights = catalog.find_model(self.project.file.model).parameters
-        except UserError:  # a folder whose config is gone: the sizes are a convenience
-            weights = 0
-        for name in catalog.QUANTS:
-            size = f"about {report.size(weights * BITS[name] / 8)}" if weights else ""
-            text = Text(f" {name:<8}", "bold", no_wrap=True, overflow="ellipsis")
-            text.append(f"{size:<16}{ABOUT[name]}", "not bold")
+        sizes, coarse = self._sizes()
+        for name in (*catalog.QUANTS, *exports.FORMATS[1:]):
+            size = report.size(sizes[name]) if name in sizes else ""
+            text = Text(f" {name:<12}", "bold", no_wrap=True, overflow="ellipsis")
+            text.append(f"{size:>10}  {SAVES_LITTLE if name in coarse else ABOUT[name]}", "not bold")
             rows.add_option(Option(text, id=name))
-        rows.highlighted = catalog.QUANTS.index("q8_0")
+        rows.highlighted = catalog.QUANTS.index(stages.DEFAULT_QUANT)
+
+    def _sizes(self) -> tuple[dict[str, int], set[str]]:
+        """Bytes of each format, as far as they are known, and the types that save little for this model's shape."""
+        model, policy = hub.shape(self.project.file.model), self.project.latest_policy()
+        adapter = policy.adapter / "adapter_model.safetensors" if policy else None
+        found = {"adapter": 2 * adapter.stat().st_size} if adapter and adapter.is_file() else {}
+        if model is None:
+            return found, set()
+        shapes = quants.tensors(model)
+        vocabulary = quants.vocabulary_bytes(model, hub.find(self.project.file.model))
+        found |= {name: quants.file_bytes(shapes, name, vocabulary) for name in catalog.QUANTS}
+        found["safetensors"] = 2 * model.parameters
+        return found, {name for name in catalog.QUANTS if quants.saves_little(shapes, name)}
 
     @property
     def watched(self) -> Watched | None:
@@ -92,17 +105,23 @@ class ExportPage(Page):
                 else "it did not come to its end"
             )
             return Text(f"{watched.run.name}: {why}", "red")
-        match watched.status.result:
-            case {"path": str(path), "quant": str(quant), "bytes": int(size), "parity": dict(parity)}:
-                return _proven(path, quant, size, parity)
-            case _:
-                return Text(watched.run.name)
+        return _made(watched.status.result) if watched.status.result else Text(watched.run.name)
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:
         with self.told():
-            preset = stages.preset_of(self.project, [])
-            self.start(stages.export(self.project, preset, "", event.option.id or "q8_0", None))
+            preset, chosen = stages.preset_of(self.project, []), event.option.id or stages.DEFAULT_QUANT
+            of_gguf = chosen in catalog.QUANTS
+            self.start(
+                stages.export(
+                    self.project,
+                    preset,
+                    "",
+                    (chosen,) if of_gguf else (),
+                    None,
+                    "gguf" if of_gguf else chosen,
+                )
+            )
             self.redraw()
 
     def action_start(self) -> None:
@@ -123,21 +142,19 @@ class ExportPage(Page):
         self.rlhf.show("chat")
 
 
-def _proven(path: str, quant: str, size: int, parity: dict[str, object]) -> Text:
-    passed = bool(parity.get("passed"))
-    text = Text(f"{path}\n", "bold").append(f"{quant}, {report.size(size)}\n\n", "not bold")
-    text.append(
-        "Equal to the tuned model: " if passed else "NOT equal to the tuned model: ",
-        "green" if passed else "bold red",
-    )
-    agreement, kl = parity.get("top1_agreement"), parity.get("mean_kl")
-    if isinstance(agreement, float) and isinstance(kl, float):
-        text.append(
-            f"the same next token in {agreement:.1%}, mean KL {kl:.2g}, on {parity.get('prompts')} prompts; "
-        )
-    for key, word in (("template_identical", "template"), ("tokens_identical", "token ids")):
-        text.append(f"{word} {'the same' if parity.get(key) else 'DIFFERENT'}; ")
-    folder, _, file = path.rpartition("/")
-    name = file.removesuffix(".gguf").lower()
-    text.append(f"\n\nTalk to it here with c, or elsewhere:\n  ollama create {name} -f {folder}/Modelfile\n")
-    return text.append(f"  llama-server -m {path}\n")
+def _made(result: Mapping[str, Any]) -> Text:
+    """What an export made, how near it is to the tuned model, and what reads it."""
+    text = Text()
+    for made in result.get("files") or [result]:
+        parity = made.get("parity") or {}
+        text.append(f"{made.get('path')}\n", "bold")
+        text.append(f"{made.get('quant')}, {report.size(made.get('bytes') or 0)}\n")
+        words = report.proven(made)
+        text.append(words[0].upper() + words[1:], "bold red" if parity.get("passed") is False else "green")
+        for key, word in (("template_identical", "template"), ("tokens_identical", "token ids")):
+            if key in parity:
+                text.append(f"; {word} {'the same' if parity[key] else 'DIFFERENT'}")
+        text.append("\n\n")
+    chat = "Talk to it here with c, or elsewhere:" if result.get("format", "gguf") == "gguf" else "Elsewhere:"
+    commands = exports.commands(result)
+    return text.append("\n  ".join([chat, *commands])) if commands else text
