@@ -108,7 +108,9 @@ class _Reader:
         """Go on by so many bytes; returns where they begin."""
         at, self.at = self.at, self.at + count
         if self.at > self.size:
-            raise ValueError(f"it ends in the middle of its header, or claims more than it has ({count} bytes)")
+            raise ValueError(
+                f"it ends in the middle of its header, or claims more than it has ({count} bytes)"
+            )
         return at
 
     def u32(self) -> int:

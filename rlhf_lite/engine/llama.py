@@ -34,7 +34,9 @@ from rlhf_lite.errors import DataError, JobError, OutOfMemory, UserError
 
 NFC_KEY = "rlhf_lite.tokenizer.nfc"  # written at export: llama.cpp itself has no Unicode normalizer
 _BATCH = 512  # tokens a decode call takes; a cancel is heard inside one
-_LOGIT_ROWS = 128  # tokens a call takes where all their logits are wanted, which are as wide as the vocabulary
+_LOGIT_ROWS = (
+    128  # tokens a call takes where all their logits are wanted, which are as wide as the vocabulary
+)
 _ABORTED = 2  # llama_decode's word for it
 _GGML_F32, _GGML_F16 = 0, 1
 _ERROR, _CONTINUED = 4, 5  # ggml log levels
@@ -210,7 +212,7 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         Keys and values of the longest prefix shared with the last call are reused.
         """
         self._check_length(ids)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(None if seed is None else seed % 2**64)  # any whole number
         if not self._evaluate(ids[self._reuse(ids) :], cancelled):
             return
         token = -1
@@ -248,12 +250,12 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         where asking would cost more than it saves.
         """
         ask = lib.ggml_abort_callback(lambda _: cancelled())
-        lib.llama_set_abort_callback(self._ctx, ask, None)
+        lib.llama_set_abort_callback(self._ctx, ask, ctypes.c_void_p(0))
         try:
             starts = range(0, len(ids), _BATCH)
             return all(not cancelled() and self._decode(ids[s : s + _BATCH]) for s in starts)
         finally:
-            lib.llama_set_abort_callback(self._ctx, lib.ggml_abort_callback(), None)
+            lib.llama_set_abort_callback(self._ctx, lib.ggml_abort_callback(), ctypes.c_void_p(0))
 
     def _decode(self, ids: Sequence[int], every_position: bool = False) -> bool:
         """Evaluate up to a batch behind what the cache holds; False where it was aborted, and nothing has changed."""
