@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rlhf_lite.errors import DataError, UserError
 
 MEMORY = 2**28  # bytes that a template may take; a long conversation takes one
-SECONDS = 5  # of the processor; SIGPROF ends the process then
+SECONDS = 2  # of the processor; SIGPROF ends the process then
 LENGTH = 2**20  # characters that it may write of its own; what is said may come up to four times
 
 

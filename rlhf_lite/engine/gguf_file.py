@@ -185,8 +185,12 @@ class _Reader:
 
 def _check_settings(found: Header) -> None:
     """What is known to abort llama.cpp."""
-    if not 0 <= (blocks := found.number("block_count")) <= MAX_BLOCKS:
+    blocks = found.number("block_count")
+    if found.tensors and not 0 < blocks <= MAX_BLOCKS:
         raise ValueError(f"it claims {blocks} layers")
+    for key, value in found.settings.items():
+        if key.endswith("_epsilon") and not (isinstance(value, float) and 0 <= value < math.inf):
+            raise ValueError(f"the setting {_shown(key)} cannot be {str(value)[:40]}")
     tokens = found.settings.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list) and (twice := _repeated(tokens)) is not None:
         raise ValueError(f"its vocabulary has the token {_shown(twice.decode('utf-8', 'replace'))} twice")

@@ -235,7 +235,7 @@ def test_a_client_that_gives_up_waiting_ends_its_answer(slow: tuple[Slow, OpenAI
 
 
 def test_two_at_once_wait_for_each_other(slow: tuple[Slow, OpenAI]) -> None:
-    model, client = slow
+    _, client = slow
     options = {"max_tokens": 20, "temperature": 1.5, "seed": 1}
     alone = content(ask(client, **options))
     with ThreadPoolExecutor(3) as pool:
