@@ -122,8 +122,10 @@ def chat(
             try:
                 if word == "/reset":
                     talk.reset()
+                elif word in ("/save", "/load") and project is None:
+                    say("conversations are saved in a project; this is a file alone\n")
                 elif project and word == "/save":
-                    say(f"saved as {chats.save(project, talk, rest.strip()).name}\n")
+                    say(f"saved as {chats.save(project, talk, rest.strip())}\n")
                 elif project and word == "/load":
                     talk = _load(project, say, rest.strip()) or talk
                 elif line:

@@ -83,6 +83,24 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert {draw(logits, 1.0, 0.01, rng) for _ in range(50)} == {3}
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+def test_a_large_vocabulary_is_drawn_from_as_the_definition_says(top_p: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 3, 5000).astype(np.float32)
+    share = np.exp(logits.astype(np.float64) / 0.8)
+    share /= share.sum()
+    order = np.argsort(-share)
+    outside = order[
+        np.searchsorted(np.cumsum(share[order]), top_p) + 1 :
+    ]  # beyond the smallest set that reaches it
+    share[outside] = 0
+    share /= share.sum()
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([draw(logits, 0.8, top_p, rng) for _ in range(20_000)], minlength=5000) / 20_000
+    assert drawn[share == 0].sum() == 0
+    error = np.sqrt(share * (1 - share) / 20_000)
+    assert np.all(np.abs(drawn - share) < 5 * error + 2 / 20_000)
+
+
 def test_greedy_takes_the_likeliest() -> None:
     assert draw(np.array([0.0, 3.0, 1.0], dtype=np.float32), 0.0, 1.0, np.random.default_rng()) == 1
 
@@ -119,6 +137,30 @@ def test_reusing_the_cache_changes_nothing(demo: LlamaModel) -> None:
     with LlamaModel(demo_gguf(), n_threads=1) as fresh:
         assert list(fresh.generate(longer, max_tokens=20, temperature=0)) == reused
     assert list(demo.generate(first, max_tokens=20, temperature=0)) == answer
+
+
+def test_a_stop_is_heard_inside_the_prompt_and_what_was_evaluated_stays(demo: LlamaModel) -> None:
+    ids = demo.tokenize(demo.render([{"role": "user", "content": "word " * 300}]))
+    expected = list(demo.generate(ids, max_tokens=4, temperature=0))
+    for patience in (0, 1, 5, 50):
+        demo.generate([7, 8], max_tokens=1).__next__()  # nothing of the prompt is in the cache any more
+        asked = 0
+
+        def cancelled(patience: int = patience) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > patience
+
+        assert len(list(demo.generate(ids, max_tokens=4, temperature=0, cancelled=cancelled))) <= 1
+        assert asked <= patience + 2
+        assert list(demo.generate(ids, max_tokens=4, temperature=0)) == expected
+
+
+def test_any_whole_number_is_a_seed(demo: LlamaModel) -> None:
+    ids = demo.tokenize(demo.render(QUESTION))
+    one, same = (list(demo.generate(ids, max_tokens=8, seed=s)) for s in (-5, -5))
+    assert one == same
+    assert list(demo.generate(ids, max_tokens=2, seed=2**80))
 
 
 def test_generation_follows_the_logits(demo: LlamaModel) -> None:
