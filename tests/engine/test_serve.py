@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import shlex
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from export_models import demo_gguf
 
+from rlhf_lite.cli import main
 from rlhf_lite.engine.llama import LlamaModel
 from rlhf_lite.engine.serve import Server, check_host, make_server
 from rlhf_lite.errors import UserError
@@ -239,3 +246,26 @@ def test_a_session_for_others_without_a_key_is_refused() -> None:
         session.send(api_key="")
         with pytest.raises(UserError, match="without a key"):
             session.receive()
+
+
+def test_the_command_prints_an_address_and_a_line_for_a_shell_that_works() -> None:
+    command = [sys.executable, "-m", "rlhf_lite", "serve", str(demo_gguf()), "--port", "0"]
+    environment = {**os.environ, "RLHF_LITE_API_KEY": "se cret"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as serving:
+        assert serving.stdout is not None
+        url, line = (serving.stdout.readline().strip() for _ in range(2))
+        assert url.startswith("http://127.0.0.1:")
+        program, asked, _, kind, _, key, _, body = shlex.split(line)
+        assert (program, asked) == ("curl", f"{url}/chat/completions")
+        headers = dict(h.replace("$RLHF_LITE_API_KEY", "se cret").split(": ") for h in (kind, key))
+        with urlopen(Request(asked, body.encode(), headers), timeout=60) as reply:
+            assert json.load(reply)["choices"][0]["message"]["content"]
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(timeout=60) == 130
+
+
+def test_the_command_refuses_others_without_a_key(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(demo_gguf()), "--host", "0.0.0.0", "--port", "0"]) == 2
+    said = capfd.readouterr().err
+    assert "0.0.0.0 cannot be listened on without a key" in said
+    assert "--api-key" in said
