@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import json
-
 import random
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from rlhf_lite.engine.llama import default_threads, quantize_file
 from rlhf_lite.jobs import Session, child_environment
 
 TOKENS = 64
+WORDS = ("how", "do", "you", "boil", "an", "egg", "in", "cold", "water", "with", "salt", "and", "sugar")
 Q4_K_M = 15
 BARE = ("completion", "generate")
 RANDOM = LlamaConfig(
@@ -117,7 +117,10 @@ def conversation(words: int, number: int) -> Messages:
     """No two begin alike, so that no cache holds anything of another."""
     dice = random.Random(number)
     said = [
-        dice.choice("how do you boil an egg in cold water with salt and sugar".split()) for _ in range(words)
+        dice.choice(
+            ["how", "do", "you", "boil", "an", "egg", "in", "cold", "water", "with", "salt", "and", "sugar"]
+        )
+        for _ in range(words)
     ]
     return [{"role": "user", "content": f"{number} {' '.join(said)}?"}]
 

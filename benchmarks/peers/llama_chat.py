@@ -1,10 +1,10 @@
 """llama-cpp-python as its own documentation uses it, in a process of its own: the peer of ``chatting.py``.
 
-``python llama_chat.py FILE.gguf CONTEXT THREADS``. Requests are lines of JSON: {"how": "completion" or "generate", "messages",
-"max_tokens", "seed", "prompt_tokens"}; a reply is one line: {"first", "seconds", "tokens"}, timed around the call, which
-begins with the conversation as messages. "completion" is ``create_chat_completion`` streamed; "generate" is
-``Llama.generate`` on the rendered and tokenized prompt, and gives tokens, not text. Both draw at temperature 1 from the
-whole vocabulary.
+``python llama_chat.py FILE.gguf CONTEXT THREADS``. Requests are lines of JSON: {"how": "completion" or "generate",
+"messages", "max_tokens", "seed", "prompt_tokens"}; a reply is one line: {"first", "seconds", "tokens"}, timed around
+the call, which begins with the conversation as messages. "completion" is ``create_chat_completion`` streamed;
+"generate" is ``Llama.generate`` on the rendered and tokenized prompt, and gives tokens, not text. Both draw at
+temperature 1 from the whole vocabulary.
 """
 
 from __future__ import annotations
