@@ -116,12 +116,7 @@ def times(first: float, seconds: float, tokens: int) -> Times:
 def conversation(words: int, number: int) -> Messages:
     """No two begin alike, so that no cache holds anything of another."""
     dice = random.Random(number)
-    said = [
-        dice.choice(
-            ["how", "do", "you", "boil", "an", "egg", "in", "cold", "water", "with", "salt", "and", "sugar"]
-        )
-        for _ in range(words)
-    ]
+    said = dice.choices(WORDS, k=words)
     return [{"role": "user", "content": f"{number} {' '.join(said)}?"}]
 
 

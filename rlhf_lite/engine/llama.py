@@ -34,9 +34,7 @@ from rlhf_lite.errors import DataError, JobError, OutOfMemory, UserError
 
 NFC_KEY = "rlhf_lite.tokenizer.nfc"  # written at export: llama.cpp itself has no Unicode normalizer
 _BATCH = 512  # tokens a decode call takes; a cancel is heard inside one
-_LOGIT_ROWS = (
-    128  # tokens a call takes where all their logits are wanted, which are as wide as the vocabulary
-)
+_LOGIT_ROWS = 128  # the same where all their logits are wanted, each as wide as the vocabulary
 _ABORTED = 2  # llama_decode's word for it
 _GGML_F32, _GGML_F16 = 0, 1
 _ERROR, _CONTINUED = 4, 5  # ggml log levels
@@ -258,7 +256,7 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
             lib.llama_set_abort_callback(self._ctx, lib.ggml_abort_callback(), ctypes.c_void_p(0))
 
     def _decode(self, ids: Sequence[int], every_position: bool = False) -> bool:
-        """Evaluate up to a batch behind what the cache holds; False where it was aborted, and nothing has changed."""
+        """Evaluate up to a batch behind what the cache holds; False where it was aborted."""
         batch, past = self._batch, len(self._evaluated)
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
@@ -266,14 +264,15 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
             batch.logits[i] = every_position or i == len(ids) - 1
         _log.clear()
         code = lib.llama_decode(self._ctx, batch)
-        if code == _ABORTED and lib.llama_memory_seq_rm(self._memory, 0, past, -1):
-            return False
-        if code != 0:
+        if code == 0:
+            self._evaluated.extend(ids)
+            return True
+        if code != _ABORTED or not lib.llama_memory_seq_rm(self._memory, 0, past, -1):
             lib.llama_memory_clear(self._memory, True)
             self._evaluated = []
+        if code != _ABORTED:
             raise JobError("llama.cpp could not evaluate the text", why=f"code {code}: {_reason()}")
-        self._evaluated.extend(ids)
-        return True
+        return False
 
 
 def _model_params(place: Place) -> Any:
