@@ -1,8 +1,8 @@
 """What a GGUF file says of itself, read in Python before llama.cpp sees it.
 
 llama.cpp aborts the whole process on some damaged files; what is checked here becomes an error instead. Every count,
-length and offset is held against the file's own size before anything of that size is read, so a file of a few bytes
-costs a few bytes whatever it claims.
+length and offset is held against the file's own size before anything of that size is read, and a header has a largest
+size, so that no claim costs memory.
 
 Source: the GGUF specification, versions 2 and 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Left out:
 big-endian files, and whether tensors and settings suit an architecture, which is llama.cpp's own to say.
@@ -24,6 +24,7 @@ import numpy as np
 from rlhf_lite.errors import DataError, UserError
 
 HINT = "the file is damaged, or made to do harm: export or download it again"
+MAX_HEADER = 2**26  # bytes; a vocabulary of 262,144 tokens with its merges takes 15 million
 MAX_NAME = 63  # bytes; ggml keeps names in 64
 MAX_BLOCKS = 512  # layers; llama.cpp has arrays of as many
 _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8",
@@ -80,7 +81,7 @@ class _Reader:
     """Reads on from ``at``; raises ValueError, saying why, where something cannot be."""
 
     def __init__(self, raw: mmap.mmap) -> None:
-        self.raw, self.size, self.at = raw, len(raw), 4
+        self.raw, self.size, self.at = raw, min(len(raw), MAX_HEADER), 4
 
     def header(self) -> Header:
         version = self.u32()
@@ -179,7 +180,7 @@ class _Reader:
             raise ValueError(f"its tensors cannot be aligned to {align} bytes")
         begin = -(-self.at // align) * align
         for name, tensor in found.tensors.items():
-            if tensor.offset % align or begin + tensor.offset + tensor.bytes > self.size:
+            if tensor.offset % align or begin + tensor.offset + tensor.bytes > len(self.raw):
                 raise ValueError(f"the tensor {_shown(name)} does not lie within the file: it was cut off")
 
 
