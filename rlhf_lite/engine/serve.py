@@ -25,7 +25,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rlhf_lite.engine.completion import BadRequest, Completion, Request
 from rlhf_lite.engine.llama import LlamaModel
@@ -111,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         entry = {"id": name, "object": "model", "created": 0, "owned_by": "rlhf-lite"}
         if self.path == _MODELS:
             return self._send(200, {"object": "list", "data": [entry]})
+        if unquote(self.path) == f"{_MODELS}/{name}":
+            return self._send(200, entry)
         if self.path.startswith(f"{_MODELS}/"):
             raise BadRequest(f"there is only the model {name}", status=404, code="model_not_found")
         raise BadRequest(f"no such path: {self.path[:100]}", status=404)

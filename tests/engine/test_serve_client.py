@@ -81,6 +81,7 @@ def content(reply: Any) -> str:
 def test_the_models(client: OpenAI) -> None:
     (model,) = client.models.list()
     assert model.id == "test"
+    assert client.models.retrieve("test") == model
     with pytest.raises(openai.NotFoundError, match="only the model test"):
         client.models.retrieve("gpt-4")
 
