@@ -275,9 +275,9 @@ class Session:
     def _death(self, code: int) -> JobDied:
         """llama.cpp aborts where it could say what is wrong, and a file's chat template gets so much time."""
         how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-        if not self._of_file or code in (-signal.SIGKILL, -signal.SIGTERM):
-            out_of_memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
-            return JobDied("the chat process ended", why=how + out_of_memory, hint="start it again")
+        if not self._of_file or code >= 0 or code in (-signal.SIGKILL, -signal.SIGTERM):
+            memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
+            return JobDied("the chat process ended", why=how + memory, hint="start it again")
         late = code == -signal.SIGPROF
         why = "its chat template does not come to an end" if late else "llama.cpp gave up on it"
         hint = "the file is damaged, or made to do harm: export or download it again"

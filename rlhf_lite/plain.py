@@ -108,6 +108,7 @@ def chat(
     talk = Conversation()
     talk.system = system
     last: dict[str, Any] = {"answer": ""}
+    told = 0  # turns that were said to be left out
     with jobs.Session(target.verb, *target.arguments) as session:
         ready = session.receive()
         if prompt is not None:
@@ -122,14 +123,16 @@ def chat(
             try:
                 if word == "/reset":
                     talk.reset()
+                    told = 0
                 elif word in ("/save", "/load") and project is None:
                     say("conversations are saved in a project; this is a file alone\n")
                 elif project and word == "/save":
                     say(f"saved as {chats.save(project, talk, rest.strip())}\n")
                 elif project and word == "/load":
-                    talk = _load(project, say, rest.strip()) or talk
+                    talk, told = _load(project, say, rest.strip()) or talk, 0
                 elif line:
-                    last = _turn(session, say, talk, line, told=int(last.get("dropped", 0)))
+                    last = _turn(session, say, talk, line, told)
+                    told = int(last["dropped"])
                     if project:
                         chats.keep(project, talk)
             except RlhfLiteError as error:  # the conversation goes on, unless its process is gone
@@ -163,10 +166,10 @@ def likeliest(file: Path, prompt: str) -> str:
 
 
 def _turn(
-    session: jobs.Session, say: Say, talk: Conversation, text: str, *, told: int = 0, **options: float
+    session: jobs.Session, say: Say, talk: Conversation, text: str, told: int = 0, **options: float
 ) -> dict[str, Any]:
-    """Ask, print the answer as it comes, and add both to the conversation; Ctrl-C keeps what has come so far.
-    ``told``: how many turns were said to be left out already."""
+    """Ask, print the answer as it comes, and add both to the conversation; Ctrl-C keeps what has come so far. Turns
+    left out are told of where they are more than ``told``."""
     asked: list[Message] = [*talk.messages, {"role": "user", "content": text}]
     session.send(type="chat", messages=asked, **options)
     answer = ""

@@ -153,9 +153,8 @@ def fit(asked: Asked, ids_of: Callable[[Messages], list[int]], context: int) -> 
     """
     room = context - min(asked.max_tokens, context // 4)
     ids = ids_of(asked.messages)
-    begins = [
-        i for i, m in enumerate(asked.messages) if m["role"] == "user"
-    ]  # a turn goes from one to the next
+    # A turn goes from one user message to the next.
+    begins = [i for i, m in enumerate(asked.messages) if m["role"] == "user"]
     if len(ids) <= room or len(begins) < 2:
         return Prompt(ids, 0)
     step = max(1, room // 4)
