@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from export_models import demo_gguf
 
 from rlhf_lite import chats
 from rlhf_lite.cli import main
@@ -65,15 +64,3 @@ def test_a_saved_conversation_is_gone_on_with(
     assert (
         len(chats.saved(untrained)) == 3
     )  # a name that is given makes another of it, and the last has none yet
-
-
-def test_a_file_is_talked_to_and_turns_left_out_are_told_once(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = "egg " * 250  # three of them are more than the built-in model reads
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{long}\n{long}\n{long}\nAnd?\n/save x\n/bye\n"))
-    assert main(["chat", str(demo_gguf()), "--json"]) == 0
-    printed = capfd.readouterr()
-    assert len(json.loads(printed.out)["messages"]) == 8
-    assert printed.err.count("left out of what the model reads") == 1
-    assert "saved in a project" in printed.err
