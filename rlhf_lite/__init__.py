@@ -44,6 +44,7 @@ map; a module names what it decided and what it left out in its own docstring.
     engine/__main__.py     runs one verb under its locks; every way it can end is one event
     the stages             candidates.py (generate) judge.py (label) sft.py reward.py dpo.py ppo.py evaluate.py
                            exporting.py download.py probe.py · sessions: chat.py talk.py preview.py serve.py
+    completion.py          an answer in the words of OpenAI's API
     ppo.py                 the loop → update.py clipped updates · validation.py which checkpoint is best · outcome.py
     learner.py             what PPO trains and a resume needs · processes.py one run on several GPUs, by Accelerate ·
                            shares.py their rollouts as one
@@ -53,7 +54,9 @@ map; a module names what it decided and what it left out in its own docstring.
     session.py             what the sessions share · decoder.py one answer, token by token, of a view of the base
     sampling.py            batched generation with log-probs · prompts.py the project's prompts as token ids
     merged.py              a view with one matrix a layer, while one samples on a CPU
-    job.py                 what a stage works with: settings, events, stops · llama.py the one wrapper of llama_cpp
+    job.py                 what a stage works with: settings, events, stops
+    llama.py               the one wrapper of llama_cpp · gguf_file.py checks a file before it · drawing.py a token of
+                           its logits · offload.py where a file goes, by what is free
     base.py                SharedBase: the one quantized base and the adapters on it
     heads.py               the reward head · objectives.py logprobs.py the arithmetic of PPO · statistics.py means
     text.py                chat template, ids, padding · chat_template.py templates in a sandbox

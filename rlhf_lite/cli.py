@@ -259,20 +259,28 @@ def export(
 def chat(
     target: options.Target, prompt: options.Question = None, system: options.System = "", json: Json = False
 ) -> None:
-    """Talk to an exported model; before there is one, to the policy on its base."""
+    """Talk to an exported model; before there is one, to the policy on its base.
+
+    A project's conversations are saved as they grow; /load goes on with one.
+    """
     say = plain.sayer(on_stdout=not json)
-    values = plain.chat(overview.chat_target(target), say, prompt=prompt, system=system)
+    project = None if target.is_file() else Project.open(target)
+    values = plain.chat(overview.chat_target(target), say, project, prompt=prompt, system=system)
     answer(values, output_of(json), lambda _: None)
 
 
 @app.command()
-def serve(target: options.Target, port: options.Port = 8080, json: Json = False) -> None:
-    """An OpenAI-compatible endpoint on 127.0.0.1, until Ctrl-C."""
+def serve(
+    target: options.Target, port: options.Port = 8080, host: options.Host = "127.0.0.1",
+    api_key: options.ApiKey = "", json: Json = False,
+) -> None:  # fmt: skip
+    """An OpenAI-compatible endpoint for this machine alone, until Ctrl-C."""
 
     def ready(url: str) -> None:
-        answer({"url": url}, output_of(json), lambda _: report.line(url))
+        example = plain.curl(url, with_key=bool(api_key))
+        answer({"url": url}, output_of(json), lambda _: [report.line(url), report.line(example)])
 
-    plain.serve(overview.chat_file(target), ready, port)
+    plain.serve(overview.chat_file(target), ready, host, port, api_key)
 
 
 app.add_typer(looking.app)

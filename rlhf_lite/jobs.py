@@ -232,9 +232,7 @@ class Session:
     """
 
     def __init__(self, verb: str, *arguments: str) -> None:
-        self._hint = (
-            "check the file: rlhf-lite export it again" if verb in ("chat", "serve") else "start it again"
-        )
+        self._of_file = verb in ("chat", "serve")
         command = [sys.executable, "-m", "rlhf_lite.engine", verb, *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=child_environment(),
@@ -263,8 +261,7 @@ class Session:
         """
         line = self._pipe(self._process.stdout).readline()
         if not line:
-            code = self._process.wait()
-            raise JobDied("the chat process ended", why=f"exit {code}", hint=self._hint)
+            raise self._death(self._process.wait())
         message: dict[str, Any] = json.loads(line)
         if message.get("type") == "error":
             raise from_parts(
@@ -274,6 +271,17 @@ class Session:
                 message.get("hint", ""),
             )
         return message
+
+    def _death(self, code: int) -> JobDied:
+        """llama.cpp aborts where it could say what is wrong, and a file's chat template gets so much time."""
+        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        if not self._of_file or code >= 0 or code in (-signal.SIGKILL, -signal.SIGTERM):
+            memory = " (often: out of memory)" if code == -signal.SIGKILL else ""
+            return JobDied("the chat process ended", why=how + memory, hint="start it again")
+        late = code == -signal.SIGPROF
+        why = "its chat template does not come to an end" if late else "llama.cpp gave up on it"
+        hint = "the file is damaged, or made to do harm: export or download it again"
+        return JobDied("the file ended the process that read it", why=f"{why} ({how})", hint=hint)
 
     def close(self) -> None:
         """End the child."""

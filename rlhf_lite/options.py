@@ -90,6 +90,10 @@ Columns = Annotated[
 # A conversation
 Question = Annotated[str | None, _option("--prompt", "one question; its answer goes to stdout", "TEXT")]
 System = Annotated[str, _option("--system", "a system message", "TEXT")]
+Host = Annotated[str, _option("--host", "another address than this machine's own; wants a key", "ADDRESS")]
+ApiKey = Annotated[
+    str, _option("--api-key", "what every request must bring", "KEY", envvar="RLHF_LITE_API_KEY")
+]
 Port = Annotated[int, _option("--port", "0 picks a free one", "N", min=0, max=65535)]
 
 

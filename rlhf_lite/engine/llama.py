@@ -27,11 +27,15 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from rlhf_lite.engine.chat_template import compile_template, render_template
+from rlhf_lite.engine.drawing import draw
+from rlhf_lite.engine.gguf_file import HINT, Header, read_header
+from rlhf_lite.engine.offload import Place, modest
 from rlhf_lite.errors import DataError, JobError, OutOfMemory, UserError
 
 NFC_KEY = "rlhf_lite.tokenizer.nfc"  # written at export: llama.cpp itself has no Unicode normalizer
-MAX_CONTEXT = 4096  # tokens; a KV cache for the 128k of some models would not fit a small machine
-_BATCH = 128  # tokens a decode call takes: small enough that a cancel is heard soon
+_BATCH = 512  # tokens a decode call takes; a cancel is heard inside one
+_LOGIT_ROWS = 128  # the same where all their logits are wanted, each as wide as the vocabulary
+_ABORTED = 2  # llama_decode's word for it
 _GGML_F32, _GGML_F16 = 0, 1
 _ERROR, _CONTINUED = 4, 5  # ggml log levels
 _log: deque[str] = deque(maxlen=8)
@@ -66,52 +70,26 @@ def default_threads() -> int:
     return max(1, cores - 1)
 
 
-def sample(logits: np.ndarray, temperature: float, top_p: float, rng: np.random.Generator) -> int:
-    """One token id from ``logits`` (V,): the argmax at temperature 0, else softmax(logits / temperature).
-
-    With ``top_p`` 1 nothing is truncated: exactly the categorical distribution. Raises DataError on NaN.
-    """
-    top = logits.max()
-    if not np.isfinite(top):
-        raise DataError(
-            "the model's output is not a number", why="its weights are damaged", hint="export again"
-        )
-    if temperature <= 0:
-        return int(logits.argmax())
-    weights = np.exp((logits.astype(np.float64) - top) / temperature)  # (V,)
-    if top_p < 1:
-        order = np.argsort(-weights)
-        kept = np.searchsorted(np.cumsum(weights[order]), top_p * weights.sum()) + 1
-        weights[order[kept:]] = 0
-    cumulative = np.cumsum(weights)
-    drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
-    return int(min(drawn, len(weights) - 1))
-
-
 class LlamaModel(AbstractContextManager["LlamaModel"]):
-    """A GGUF file, loaded. ``kv`` is the type of the KV cache: "f16", or "f32" where logits are compared.
+    """A GGUF file, loaded. ``place`` says where to; ``kv`` is the type of the KV cache: "f16", or "f32" where logits
+    are compared.
 
     Raises UserError (no such file), DataError (not a GGUF that llama.cpp can read), OutOfMemory.
     """
 
     def __init__(
-        self, path: Path, *, n_ctx: int = 0, n_threads: int | None = None, kv: Literal["f16", "f32"] = "f16"
-    ) -> None:
-        _check_magic(path)
+        self, path: Path, *, place: Callable[[Header], Place] = modest, n_threads: int | None = None,
+        kv: Literal["f16", "f32"] = "f16",
+    ) -> None:  # fmt: skip
+        self.path, self.place = path, place(read_header(path))
         _listen()
         lib.llama_backend_init()
-        self.path = path
-        self._model: Any = lib.llama_model_load_from_file(
-            str(path).encode(), lib.llama_model_default_params()
-        )
+        self._model: Any = lib.llama_model_load_from_file(str(path).encode(), _model_params(self.place))
         if not self._model:
-            raise DataError(
-                f"cannot load {path.name}", why=_reason(), hint="export or download the file again"
-            )
+            raise DataError(f"cannot load {path.name}", why=_reason(), hint=HINT)
         self._vocab: Any = lib.llama_model_get_vocab(self._model)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        trained = int(lib.llama_model_n_ctx_train(self._model))
-        self.n_ctx = n_ctx or min(trained or MAX_CONTEXT, MAX_CONTEXT)
+        self.n_ctx = self.place.context
         self._ctx = self._new_context(n_threads or default_threads(), kv)
         self._memory: Any = lib.llama_get_memory(self._ctx)
         self._batch = lib.llama_batch_init(_BATCH, 0, 1)
@@ -125,6 +103,7 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = self.n_ctx, _BATCH, _BATCH
         params.n_threads = params.n_threads_batch = n_threads
+        params.offload_kqv = params.op_offload = self.place.gpu_layers > 0
         params.type_k = params.type_v = _GGML_F32 if kv == "f32" else _GGML_F16
         if kv == "f32":  # flash attention rounds keys and values to F16 again
             params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -151,7 +130,9 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
 
     @property
     def name(self) -> str:
-        return self.metadata("general.name") or self.path.stem
+        """Short, and without what would move a terminal's cursor: a stranger may have written it."""
+        name = self.metadata("general.name") or self.path.stem
+        return "".join(c for c in name if c.isprintable())[:100]
 
     def is_eog(self, token: int) -> bool:
         """Whether ``token`` ends an answer (any of the file's end-of-generation tokens)."""
@@ -213,8 +194,8 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         lib.llama_memory_clear(self._memory, True)
         self._evaluated = []
         rows = np.empty((len(ids), self.n_vocab), dtype=np.float32)
-        for start in range(0, len(ids), _BATCH):
-            chunk = ids[start : start + _BATCH]
+        for start in range(0, len(ids), _LOGIT_ROWS):
+            chunk = ids[start : start + _LOGIT_ROWS]
             self._decode(chunk, every_position=True)
             out = lib.llama_get_logits(self._ctx)
             rows[start : start + len(chunk)] = np.ctypeslib.as_array(out, (len(chunk), self.n_vocab))
@@ -231,22 +212,19 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[int]:
         """Yield sampled tokens, the end-of-generation token included; ends after it, after ``max_tokens``,
-        when the context is full, or when ``cancelled`` says so (asked between batches of the prompt too).
+        when the context is full, or when ``cancelled`` says so, also in the middle of the prompt.
         Keys and values of the longest prefix shared with the last call are reused.
         """
         self._check_length(ids)
-        rng = np.random.default_rng(seed)
-        fresh = ids[self._reuse(ids) :]
-        for start in range(0, len(fresh), _BATCH):
-            if cancelled():
-                return
-            self._decode(fresh[start : start + _BATCH])
+        rng = np.random.default_rng(None if seed is None else seed % 2**64)  # any whole number
+        if not self._evaluate(ids[self._reuse(ids) :], cancelled):
+            return
         token = -1
         for n in range(min(max_tokens, self.n_ctx - len(ids))):
             if n:
                 self._decode([token])
             row = np.ctypeslib.as_array(lib.llama_get_logits_ith(self._ctx, -1), (self.n_vocab,))
-            token = sample(row, temperature, top_p, rng)
+            token = draw(row, temperature, top_p, rng)
             yield token
             if self.is_eog(token) or cancelled():
                 return
@@ -269,26 +247,46 @@ class LlamaModel(AbstractContextManager["LlamaModel"]):
         del self._evaluated[shared:]
         return shared
 
-    def _decode(self, ids: Sequence[int], every_position: bool = False) -> None:
+    def _evaluate(self, ids: Sequence[int], cancelled: Callable[[], bool]) -> bool:
+        """Evaluate the rest of a prompt; False where it was cancelled.
+
+        llama.cpp asks before each step of a batch, which may take seconds; not while tokens are generated one by one,
+        where asking would cost more than it saves.
+        """
+        ask = lib.ggml_abort_callback(lambda _: cancelled())
+        lib.llama_set_abort_callback(self._ctx, ask, ctypes.c_void_p(0))
+        try:
+            starts = range(0, len(ids), _BATCH)
+            return all(not cancelled() and self._decode(ids[s : s + _BATCH]) for s in starts)
+        finally:
+            lib.llama_set_abort_callback(self._ctx, lib.ggml_abort_callback(), ctypes.c_void_p(0))
+
+    def _decode(self, ids: Sequence[int], every_position: bool = False) -> bool:
+        """Evaluate up to a batch behind what the cache holds; False where it was aborted."""
         batch, past = self._batch, len(self._evaluated)
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):
             batch.token[i], batch.pos[i] = token, past + i
             batch.logits[i] = every_position or i == len(ids) - 1
         _log.clear()
-        if (code := lib.llama_decode(self._ctx, batch)) != 0:
+        code = lib.llama_decode(self._ctx, batch)
+        if code == 0:
+            self._evaluated.extend(ids)
+            return True
+        if code != _ABORTED or not lib.llama_memory_seq_rm(self._memory, 0, past, -1):
             lib.llama_memory_clear(self._memory, True)
             self._evaluated = []
+        if code != _ABORTED:
             raise JobError("llama.cpp could not evaluate the text", why=f"code {code}: {_reason()}")
-        self._evaluated.extend(ids)
+        return False
 
 
-def _check_magic(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}", hint="give the path of a .gguf file")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise DataError(f"{path.name} is not a GGUF file", why="it does not begin with the letters GGUF")
+def _model_params(place: Place) -> Any:
+    params: Any = lib.llama_model_default_params()
+    params.n_gpu_layers = place.gpu_layers
+    if not place.gpu_layers:  # or a build for a GPU takes half a gigabyte of it all the same
+        params.split_mode, params.main_gpu = lib.LLAMA_SPLIT_MODE_NONE, -1
+    return params
 
 
 def quantize_file(source: Path, target: Path, ftype: int, n_threads: int) -> None:

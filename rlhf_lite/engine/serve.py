@@ -1,193 +1,238 @@
-"""A GGUF file behind the OpenAI chat API, on 127.0.0.1 only: ``python -m rlhf_lite.engine serve FILE.gguf --port N``.
+"""A GGUF file behind the OpenAI chat API: ``python -m rlhf_lite.engine serve FILE.gguf [--host H] [--port N]``.
 
-GET /v1/models and POST /v1/chat/completions, streamed or whole, with max_tokens, temperature, top_p, seed and stop.
-One request at a time: llama.cpp aborts when two threads use one model, and one machine has one answer's worth of
-compute. A browser page of another origin gets no answer (no CORS headers; JSON bodies only).
+GET /v1/models and POST /v1/chat/completions, for whatever model a client names. One request at a time, the others
+wait: llama.cpp aborts when two threads use one model, and one machine has one answer's worth of compute. A client that
+goes away ends its answer.
 
-Says {"type": "ready", "url": ...} on stdout once, and ends when stdin closes.
+It listens on this machine alone unless another host is named, and then only with a key, which every request must bring
+(``Authorization: Bearer KEY``). A web page of another origin gets no answer: a foreign ``Origin`` is refused, and so is
+a ``Host`` that is a stranger's name for this machine (DNS rebinding); there are no CORS headers, and bodies are JSON.
+
+The first line on stdin is {"api_key": ...}, empty for none: a command line can be read by everybody. Then
+{"type": "ready", "url": ...} on stdout once; it ends when stdin closes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hmac
+import ipaddress
 import json
+import select
+import socket
 import sys
 import threading
-import time
-import uuid
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from rlhf_lite.engine.completion import BadRequest, Completion, Request
 from rlhf_lite.engine.llama import LlamaModel
-from rlhf_lite.engine.session import MAX_TOKENS, as_reply
+from rlhf_lite.engine.offload import by_what_is_free
 from rlhf_lite.errors import RlhfLiteError, UserError
 
 _MAX_BODY = 4 * 2**20  # bytes
+_PATIENCE = 60  # seconds for a client that neither reads nor writes, while others wait
+_MODELS, _CHAT = "/v1/models", "/v1/chat/completions"
 
 
-class Completion:
-    """One answer as it is made. ``finish_reason`` and ``tokens`` are known once :meth:`text` has ended."""
+class Server(ThreadingHTTPServer):
+    """Bound, but not yet serving. ``host`` is as the user named it."""
 
-    def __init__(self, model: LlamaModel, request: dict[str, Any]) -> None:
-        messages, stop = request.get("messages"), request.get("stop") or []
-        if not isinstance(messages, list) or not all(_is_message(m) for m in messages):
-            raise UserError('"messages" must be a list of {"role", "content"}')
-        self._model, self._request = model, request
-        self._stop: list[str] = [stop] if isinstance(stop, str) else list(stop)
-        self.prompt = model.tokenize(model.render(messages))
-        self.finish_reason = "length"
-        self.tokens = 0
+    daemon_threads = True
 
-    def _sampled(self) -> Iterator[int]:
-        asked = self._request
-        for token in self._model.generate(
-            self.prompt,
-            max_tokens=int(asked.get("max_completion_tokens") or asked.get("max_tokens") or MAX_TOKENS),
-            temperature=float(asked.get("temperature", 1.0)),
-            top_p=float(asked.get("top_p", 1.0)),
-            seed=asked.get("seed"),
-        ):
-            self.tokens += 1
-            if self._model.is_eog(token):
-                self.finish_reason = "stop"
-            yield token
+    def __init__(self, model: LlamaModel, host: str, port: int, api_key: str) -> None:
+        self.model, self.host, self.api_key = model, host, api_key
+        self.lock = threading.Lock()
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        super().__init__((host, port), Handler)
 
-    def text(self) -> Iterator[str]:
-        """Pieces of the answer, up to the first stop string. What could be the start of one is held back."""
-        held = ""
-        for piece in self._model.stream_text(self._sampled()):
-            held += piece
-            cuts = [at for s in self._stop if s and (at := held.find(s)) >= 0]
-            if cuts:
-                self.finish_reason = "stop"
-                yield held[: min(cuts)]
-                return
-            keep = max((n for s in self._stop for n in range(len(s)) if held.endswith(s[:n])), default=0)
-            yield held[: len(held) - keep]
-            held = held[len(held) - keep :]
-        yield held
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/v1"
 
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(k), str) for k in ("role", "content"))
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Silent where a client went away; it is its own to know."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The two endpoints. ``model`` and ``lock`` are set on a subclass for each server."""
+    """One connection. Every refusal closes it, as a body may be unread."""
 
     protocol_version = "HTTP/1.1"
-    model: LlamaModel
-    lock: threading.Lock
+    timeout = _PATIENCE
+    server: Server  # type: ignore[assignment]
 
     def do_GET(self) -> None:
-        if self.path != "/v1/models":
-            return self._fail(404, f"no such path: {self.path}")
-        entry = {"id": self.model.name, "object": "model", "created": 0, "owned_by": "rlhf-lite"}
-        self._send(200, {"object": "list", "data": [entry]})
+        self._answer(self._models)
 
     def do_POST(self) -> None:
-        if self.path != "/v1/chat/completions":
-            return self._fail(404, f"no such path: {self.path}")
-        if self.headers.get_content_type() != "application/json":
-            return self._fail(415, "the body must be application/json")
-        size = int(self.headers.get("Content-Length") or 0)
-        if size > _MAX_BODY:
-            self.close_connection = True
-            return self._fail(413, f"the body is larger than {_MAX_BODY} bytes")
+        self._answer(self._complete)
+
+    def do_OPTIONS(self) -> None:
+        self._answer(lambda: self._fail(BadRequest("this method is not allowed", status=405)))
+
+    do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS
+
+    def _answer(self, how: Any) -> None:
         try:
-            request = json.loads(self.rfile.read(size))
-            if not isinstance(request, dict):
-                raise ValueError("the body is not a JSON object")
-            with self.lock:
-                self._complete(request)
-        except (ValueError, TypeError) as error:
-            self._fail(400, str(error))
+            self._require_known()
+            how()
+        except BadRequest as error:
+            self._fail(error)
         except UserError as error:
-            self._fail(400, f"{error.message}: {error.why}" if error.why else error.message)
+            self._fail(BadRequest(f"{error.message}: {error.why}" if error.why else error.message))
         except RlhfLiteError as error:
-            self._fail(500, f"{error.message}: {error.why}")
+            self._fail(BadRequest(f"{error.message}: {error.why}", status=500))
 
-    def _complete(self, request: dict[str, Any]) -> None:
-        completion = Completion(self.model, request)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.model.name}
-        if request.get("stream"):
-            return self._stream(completion, {**head, "object": "chat.completion.chunk"})
-        message = {"role": "assistant", "content": "".join(completion.text())}
-        usage = {
-            "prompt_tokens": len(completion.prompt),
-            "completion_tokens": completion.tokens,
-            "total_tokens": len(completion.prompt) + completion.tokens,
-        }
-        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
-        self._send(200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+    def _require_known(self) -> None:
+        """Raises BadRequest where it is not for us to answer whoever asks."""
+        asked = self.headers.get("Host", "")
+        try:
+            name = urlsplit(f"//{asked}").hostname or ""
+        except ValueError:
+            name = ""
+        if not _ours(name, self.server.host):
+            raise BadRequest(f"this server does not go by the name {asked[:100]!r}", status=403)
+        origin = self.headers.get("Origin")
+        if origin is not None and origin != f"http://{asked}":
+            raise BadRequest("a web page of another origin may not use this server", status=403)
+        given = self.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        if self.server.api_key and not hmac.compare_digest(given, self.server.api_key.encode()):
+            raise BadRequest("the API key is missing or wrong", status=401, code="invalid_api_key")
 
-    def _stream(self, completion: Completion, head: dict[str, Any]) -> None:
+    def _models(self) -> None:
+        name = self.server.model.name
+        entry = {"id": name, "object": "model", "created": 0, "owned_by": "rlhf-lite"}
+        if self.path == _MODELS:
+            return self._send(200, {"object": "list", "data": [entry]})
+        if unquote(self.path) == f"{_MODELS}/{name}":
+            return self._send(200, entry)
+        if self.path.startswith(f"{_MODELS}/"):
+            raise BadRequest(f"there is only the model {name}", status=404, code="model_not_found")
+        raise BadRequest(f"no such path: {self.path[:100]}", status=404)
+
+    def _body(self) -> bytes:
+        if self.path != _CHAT:
+            raise BadRequest(f"no such path: {self.path[:100]}", status=404)
+        if self.headers.get_content_type() != "application/json":
+            raise BadRequest("the body must be application/json", status=415)
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise BadRequest("the request must say its Content-Length", status=411)
+        if int(length[:20]) > _MAX_BODY:
+            raise BadRequest(f"the body is larger than {_MAX_BODY} bytes", status=413)
+        return self.rfile.read(int(length))
+
+    def _complete(self) -> None:
+        request = Request.read(self._body())
+        with self.server.lock:
+            if self._gone():
+                return
+            completion = Completion(self.server.model, request)
+            if request.stream:
+                return self._stream(completion)
+            body = completion.whole(self._gone)
+        self._send(200, body)
+
+    def _stream(self, completion: Completion) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        self.close_connection = True
-
-        def send(delta: dict[str, str], reason: str | None = None) -> None:
-            choice = {"index": 0, "delta": delta, "finish_reason": reason}
-            self.wfile.write(b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n")
-
         try:
-            send({"role": "assistant", "content": ""})
-            for text in completion.text():
-                if text:
-                    send({"content": text})
-            send({}, completion.finish_reason)
-            self.wfile.write(b"data: [DONE]\n\n")
-        except ConnectionError:  # the client went away, which is how it cancels
-            pass
-        except RlhfLiteError as error:  # too late for a status code
-            self.wfile.write(b"data: " + json.dumps({"error": {"message": error.message}}).encode() + b"\n\n")
+            for chunk in completion.chunks(self._gone):
+                self._event(json.dumps(chunk))
+            self._event("[DONE]")
+        except RlhfLiteError as error:  # too late for a status
+            self._event(json.dumps(BadRequest(f"{error.message}: {error.why}", status=500).body()))
 
-    def _fail(self, status: int, message: str) -> None:
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        self._send(status, {"error": {"message": message, "type": kind, "param": None, "code": None}})
+    def _event(self, text: str) -> None:
+        self.wfile.write(f"data: {text}\n\n".encode())
+
+    def _gone(self) -> bool:
+        """Whether the client hung up: its side has ended, and nothing more is to be read."""
+        try:
+            if not select.select([self.connection], [], [], 0)[0]:
+                return False
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except (OSError, ValueError):
+            return True
+
+    def _fail(self, error: BadRequest) -> None:
+        self.close_connection = True
+        self._send(error.status, error.body())
 
     def _send(self, status: int, body: dict[str, Any]) -> None:
         raw = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
+
+    def version_string(self) -> str:
+        return "rlhf-lite"
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: prompts are nobody's log."""
 
 
-def make_server(model: LlamaModel, port: int) -> ThreadingHTTPServer:
-    """A server on 127.0.0.1, bound but not yet serving; port 0 takes a free one. Raises UserError (port taken)."""
-    handler = type("BoundHandler", (Handler,), {"model": model, "lock": threading.Lock()})
+def _ours(name: str, host: str) -> bool:
+    """Whether a request's ``Host`` may be us: rebinding needs a name, and an address cannot be rebound."""
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return ipaddress.ip_address(name).is_loopback or not is_loopback(host)
+    except ValueError:
+        return name in ("localhost", host)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_host(host: str, api_key: str) -> None:
+    """Raises UserError where others could reach the server without a key."""
+    if not is_loopback(host) and not api_key:
+        raise UserError(
+            f"{host} cannot be listened on without a key", why="anybody in reach of it could use the model",
+            hint="give one with --api-key or RLHF_LITE_API_KEY, or leave --host out",
+        )  # fmt: skip
+
+
+def make_server(model: LlamaModel, port: int, host: str = "127.0.0.1", api_key: str = "") -> Server:
+    """A server, bound but not yet serving; port 0 takes a free one. Raises UserError (port taken, no such host)."""
+    check_host(host, api_key)
+    try:
+        return Server(model, host, port, api_key)
     except OSError as error:
         raise UserError(
-            f"cannot listen on port {port}", why=str(error), hint="name another with --port"
+            f"cannot listen on port {port} of {host}", why=str(error), hint="name another with --port"
         ) from error
-    server.daemon_threads = True
-    return server
 
 
 def main(argv: list[str]) -> int:
-    """``serve FILE.gguf --port N``"""
+    """``serve FILE.gguf [--host HOST] [--port N]``"""
     parser = argparse.ArgumentParser(prog="serve")
     parser.add_argument("file", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args(argv)
-    try:
-        model = LlamaModel(arguments.file)
-        server = make_server(model, arguments.port)
-    except RlhfLiteError as error:
-        print(json.dumps(as_reply(error)), flush=True)
-        return error.exit_code
+    key = str(json.loads(sys.stdin.buffer.readline() or b"{}").get("api_key") or "")
+    check_host(arguments.host, key)  # before a large file is loaded
+    model = LlamaModel(arguments.file, place=by_what_is_free)
+    server = make_server(model, arguments.port, arguments.host, key)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(json.dumps({"type": "ready", "url": f"http://127.0.0.1:{server.server_port}/v1"}), flush=True)
+    print(json.dumps({"type": "ready", "url": server.url}), flush=True)
     sys.stdin.buffer.read()
     return 0

@@ -8,6 +8,7 @@ llama.cpp, so that a session can refuse something before it loads either.
 
 from __future__ import annotations
 
+import bisect
 import json
 import queue
 import threading
@@ -146,22 +147,26 @@ class Prompt:
 def fit(asked: Asked, ids_of: Callable[[Messages], list[int]], context: int) -> Prompt:
     """The newest whole turns that leave room for the answer, system messages always among them.
 
-    The room is what the answer may take, and at most a quarter of the context. A last turn that leaves less is
-    kept: whether it fits at all is for the model to say.
+    The room is what the answer may take, and at most a quarter of the context. Where turns must go, a quarter of the
+    room is made at once: what is left out then stays the same for many turns, and so does what the cache holds. A last
+    turn that leaves less is kept: whether it fits at all is for the model to say.
     """
     room = context - min(asked.max_tokens, context // 4)
-    messages, dropped = asked.messages, 0
-    while len(ids := ids_of(messages)) > room and (shorter := _without_oldest_turn(messages)):
-        messages, dropped = shorter, dropped + 1
-    return Prompt(ids, dropped)
+    ids = ids_of(asked.messages)
+    # A turn goes from one user message to the next.
+    begins = [i for i, m in enumerate(asked.messages) if m["role"] == "user"]
+    if len(ids) <= room or len(begins) < 2:
+        return Prompt(ids, 0)
+    step = max(1, room // 4)
+    most = len(ids) - -(-(len(ids) - room) // step) * step
 
+    def later(turns: int) -> list[int]:
+        kept = enumerate(asked.messages)
+        return ids_of([m for i, m in kept if i >= begins[turns] or m["role"] == "system"])
 
-def _without_oldest_turn(messages: Messages) -> Messages:
-    """A turn goes from one user message to the next; nothing where only one is left."""
-    begins = [i for i, m in enumerate(messages) if m["role"] == "user"]
-    if len(begins) < 2:
-        return []
-    return [m for i, m in enumerate(messages) if i >= begins[1] or m["role"] == "system"]
+    some = range(1, len(begins) - 1)
+    dropped = 1 + bisect.bisect_left(some, True, key=lambda turns: len(later(turns)) <= most)
+    return Prompt(later(dropped), dropped)
 
 
 def course(

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_lite import chats
 from rlhf_lite.cli import main
+from rlhf_lite.conversation import Conversation
 from rlhf_lite.project import Project, ProjectFile
 
 
@@ -37,3 +39,28 @@ def test_a_conversation_goes_on_over_lines(
     assert main(["chat", str(untrained.root), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert [m["role"] for m in found["messages"]] == ["user", "assistant"] * 2
+    (name,) = chats.saved(untrained)
+    assert chats.load(untrained, name).messages == found["messages"]
+
+
+def test_a_saved_conversation_is_gone_on_with(
+    untrained: Project, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = Conversation()
+    earlier.say("How do I boil an egg?")
+    earlier.reply("In water.")
+    chats.save(untrained, earlier, "eggs")
+    lines = "/load\n/load nothing\n/load 1\nThank you!\n/save more eggs\n/save a/b\n/reset\nBye?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert main(["chat", str(untrained.root), "--json"]) == 0
+    printed = capfd.readouterr()
+    assert "1 eggs" in printed.err
+    assert "no conversation nothing" in printed.err
+    assert "assistant: In water." in printed.err
+    assert "no name" in printed.err
+    assert json.loads(printed.out)["messages"][0]["content"] == "Bye?"
+    whole = chats.load(untrained, "more eggs").messages
+    assert [m["content"] for m in whole[:3]] == ["How do I boil an egg?", "In water.", "Thank you!"]
+    assert (
+        len(chats.saved(untrained)) == 3
+    )  # a name that is given makes another of it, and the last has none yet

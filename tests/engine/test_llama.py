@@ -9,7 +9,9 @@ import pytest
 from export_models import CHAT, LONG_TOKEN, demo_gguf, demo_model, tiny_gguf, tiny_model, write
 
 from rlhf_lite.engine.chat_template import compile_template, render_template
-from rlhf_lite.engine.llama import LlamaModel, sample
+from rlhf_lite.engine.drawing import draw
+from rlhf_lite.engine.llama import LlamaModel
+from rlhf_lite.engine.offload import Place
 from rlhf_lite.errors import DataError, UserError
 
 QUESTION = [{"role": "user", "content": "How do I boil an egg?"}]
@@ -63,31 +65,49 @@ def test_half_a_character_at_the_end_is_marked(tiny: LlamaModel) -> None:
 def test_sampling_at_temperature_one_is_softmax() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
     rng = np.random.default_rng(0)
-    drawn = np.bincount([sample(logits, 1.0, 1.0, rng) for _ in range(20_000)], minlength=4) / 20_000
+    drawn = np.bincount([draw(logits, 1.0, 1.0, rng) for _ in range(20_000)], minlength=4) / 20_000
     assert drawn == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.012)  # 3.4 standard errors
 
 
 def test_temperature_sharpens() -> None:
     logits = np.log(np.array([0.6, 0.4], dtype=np.float32))
     rng = np.random.default_rng(0)
-    share = np.mean([sample(logits, 0.5, 1.0, rng) == 0 for _ in range(10_000)])
+    share = np.mean([draw(logits, 0.5, 1.0, rng) == 0 for _ in range(10_000)])
     assert share == pytest.approx(0.36 / 0.52, abs=0.016)  # p squared, renormalised
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     logits = np.log(np.array([0.05, 0.3, 0.15, 0.5], dtype=np.float32))
     rng = np.random.default_rng(0)
-    assert {sample(logits, 1.0, 0.7, rng) for _ in range(500)} == {1, 3}
-    assert {sample(logits, 1.0, 0.01, rng) for _ in range(50)} == {3}
+    assert {draw(logits, 1.0, 0.7, rng) for _ in range(500)} == {1, 3}
+    assert {draw(logits, 1.0, 0.01, rng) for _ in range(50)} == {3}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+def test_a_large_vocabulary_is_drawn_from_as_the_definition_says(top_p: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 3, 5000).astype(np.float32)
+    share = np.exp(logits.astype(np.float64) / 0.8)
+    share /= share.sum()
+    order = np.argsort(-share)
+    outside = order[
+        np.searchsorted(np.cumsum(share[order]), top_p) + 1 :
+    ]  # beyond the smallest set that reaches it
+    share[outside] = 0
+    share /= share.sum()
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([draw(logits, 0.8, top_p, rng) for _ in range(20_000)], minlength=5000) / 20_000
+    assert drawn[share == 0].sum() == 0
+    error = np.sqrt(share * (1 - share) / 20_000)
+    assert np.all(np.abs(drawn - share) < 5 * error + 2 / 20_000)
 
 
 def test_greedy_takes_the_likeliest() -> None:
-    assert sample(np.array([0.0, 3.0, 1.0], dtype=np.float32), 0.0, 1.0, np.random.default_rng()) == 1
+    assert draw(np.array([0.0, 3.0, 1.0], dtype=np.float32), 0.0, 1.0, np.random.default_rng()) == 1
 
 
 def test_nan_logits_are_an_error() -> None:
     with pytest.raises(DataError, match="number"):
-        sample(np.array([0.0, np.nan], dtype=np.float32), 1.0, 1.0, np.random.default_rng())
+        draw(np.array([0.0, np.nan], dtype=np.float32), 1.0, 1.0, np.random.default_rng())
 
 
 def test_a_seed_repeats_and_another_differs(demo: LlamaModel) -> None:
@@ -119,6 +139,30 @@ def test_reusing_the_cache_changes_nothing(demo: LlamaModel) -> None:
     assert list(demo.generate(first, max_tokens=20, temperature=0)) == answer
 
 
+def test_a_stop_is_heard_inside_the_prompt_and_what_was_evaluated_stays(demo: LlamaModel) -> None:
+    ids = demo.tokenize(demo.render([{"role": "user", "content": "word " * 300}]))
+    expected = list(demo.generate(ids, max_tokens=4, temperature=0))
+    for patience in (0, 1, 5, 50):
+        demo.generate([7, 8], max_tokens=1).__next__()  # nothing of the prompt is in the cache any more
+        asked = 0
+
+        def cancelled(patience: int = patience) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > patience
+
+        assert len(list(demo.generate(ids, max_tokens=4, temperature=0, cancelled=cancelled))) <= 1
+        assert asked <= patience + 2
+        assert list(demo.generate(ids, max_tokens=4, temperature=0)) == expected
+
+
+def test_any_whole_number_is_a_seed(demo: LlamaModel) -> None:
+    ids = demo.tokenize(demo.render(QUESTION))
+    one, same = (list(demo.generate(ids, max_tokens=8, seed=s)) for s in (-5, -5))
+    assert one == same
+    assert list(demo.generate(ids, max_tokens=2, seed=2**80))
+
+
 def test_generation_follows_the_logits(demo: LlamaModel) -> None:
     ids = demo.tokenize(demo.render(QUESTION))
     answer = list(demo.generate(ids, max_tokens=12, temperature=0))
@@ -128,7 +172,7 @@ def test_generation_follows_the_logits(demo: LlamaModel) -> None:
 
 
 def test_a_full_context_ends_the_answer() -> None:
-    with LlamaModel(tiny_gguf("qwen2"), n_ctx=256, n_threads=1) as model:
+    with LlamaModel(tiny_gguf("qwen2"), place=lambda _: Place(256), n_threads=1) as model:
         ids = [5 + i % 200 for i in range(250)]
         assert len(list(model.generate(ids, max_tokens=100, temperature=0))) <= 6
         with pytest.raises(UserError, match="context holds 256"):

@@ -148,7 +148,8 @@ def test_the_oldest_turns_are_left_out_of_a_conversation_that_outgrows_the_conte
     ]  # by whole turns, the system message among them
     assert done["prompt_tokens"] == len(text.prompt_ids(base.tokenizer, kept))
     one_more = [system, *turns[2 * done["dropped"] - 1 :], QUESTION]
-    assert len(text.prompt_ids(base.tokenizer, one_more)) + 30 > decoder.context, "no more than had to be"
+    least = 0.75 * (decoder.context - 30)
+    assert len(text.prompt_ids(base.tokenizer, one_more)) > least, "at most a quarter more than had to be"
 
 
 def test_one_message_that_fills_the_context_is_refused(decoder: Decoder, base: SharedBase) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any, ClassVar
+
 import pytest
 from command_line import Command
 
@@ -62,3 +65,39 @@ def test_the_sides_are_those_of_the_question() -> None:
     plain._show(said.append, Question(pair, swapped=True), "pair 1 of 1")
     assert "A) second" in said[0]
     assert "B) first" in said[0]
+
+
+class Speaker:
+    """In place of a session: answers with "Yes.", and says that so many turns were left out each time."""
+
+    dropped: ClassVar[list[int]] = []
+
+    def __init__(self, *_: str) -> None:
+        answers = [[{"type": "token", "text": "Yes."}, {"type": "done", "dropped": n}] for n in self.dropped]
+        self._says = iter(
+            [{"type": "ready", "name": "it"}, *(reply for answer in answers for reply in answer)]
+        )
+
+    def __enter__(self) -> Speaker:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def send(self, **_: object) -> None: ...
+
+    def receive(self) -> dict[str, Any]:
+        return next(self._says)
+
+
+def test_turns_left_out_are_told_when_they_become_more_and_anew_in_another_conversation(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF and so on")
+    monkeypatch.setattr(plain.jobs, "Session", Speaker)
+    monkeypatch.setattr(Speaker, "dropped", [0, 1, 1, 3, 1])
+    done = command("chat", tmp_path / "x.gguf", "--json", stdin="a\nb\nc\nd\n/reset\ne\n/save it\n")
+    assert done.code == 0
+    assert done.err.count("oldest turn no longer fits") == 2
+    assert done.err.count("oldest 3 turns no longer fit") == 1
+    assert "saved in a project" in done.err
+    assert [m["content"] for m in done.json["messages"]] == ["e", "Yes."]
