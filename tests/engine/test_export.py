@@ -42,7 +42,7 @@ def request(output: Path, quant: str, adapter: Path | None = None) -> ExportRequ
     )
 
 
-@pytest.mark.parametrize(("quant", "nearer"), [("f16", 1000), ("q8_0", 10), ("q4_k_m", 1)])
+@pytest.mark.parametrize(("quant", "nearer"), [("f16", 1000), ("bf16", 100), ("q8_0", 10), ("q4_k_m", 1)])
 def test_the_file_is_the_tuned_model(tmp_path: Path, quant: str, nearer: int) -> None:
     seen: list[tuple[str, int, int]] = []
     result = export_gguf(request(tmp_path / "exports", quant), lambda *what: seen.append(what))
