@@ -56,7 +56,8 @@ class Voices:
 
 def of(project: Project) -> Voices:
     """Reads the runs' logs, so not for a thread that draws."""
-    policy, gguf, exported = project.latest_policy(), overview.exported(project), overview.gguf_export(project)
+    policy = project.latest_policy()
+    gguf, exported = overview.exported(project), overview.gguf_export(project)
     if gguf and exported and (policy is None or exported.number > policy.number):
         return Voices(project, policy, gguf, "gguf")
     return Voices(project, policy, gguf, "tuned" if policy else "base")

@@ -46,7 +46,7 @@ def request(output: Path, *quants: str, adapter: Path | None = None) -> ExportRe
 def test_each_file_is_the_tuned_model(tmp_path: Path) -> None:
     """Several types in one go: one merge, one proof each, and the base without the adapter is farther away than any."""
     seen: list[tuple[str, int, int]] = []
-    nearer = {"q8_0": 10, "f16": 1000, "q4_k_m": 1}
+    nearer = {"q8_0": 10, "f16": 1000, "bf16": 100, "q4_k_m": 1}
     made = export_gguf(request(tmp_path / "exports", *nearer), lambda *what: seen.append(what))
     assert [one.quant for one in made] == list(nearer)
     for one in made:
@@ -62,7 +62,7 @@ def test_each_file_is_the_tuned_model(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "exports").iterdir()} == there
     whats = list(dict.fromkeys(what for what, _, _ in seen))
     assert whats[:2] == ["merge", "verify f16"]
-    assert whats[2:] == ["quantize q8_0", "verify q8_0", "quantize q4_k_m", "verify q4_k_m"]
+    assert whats[2:] == ["quantize q8_0", "verify q8_0", "verify bf16", "quantize q4_k_m", "verify q4_k_m"]
     assert all(done <= total for _, done, total in seen)
 
 

@@ -122,7 +122,9 @@ class LoadedFolder:
         ).eval()
         self._tokenizer = text.load_tokenizer(str(folder), trust_remote_code=False, plain_template=False)
         self._stops = text.stop_ids(str(folder), self._tokenizer)
-        self._space = opening_space(self._tokenizer)  # which a GGUF's template writes, and this tokenizer itself
+        self._space = opening_space(
+            self._tokenizer
+        )  # which a GGUF's template writes, and this tokenizer itself
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [text.encode(self._tokenizer, one.removeprefix(self._space)) for one in texts]
