@@ -97,6 +97,17 @@ PIECES = (
         "Wilson's 95 % interval over all seeds together; best-of-n costs n times the sampling for every answer.",
     ),
     Piece(
+        "export", "Export beside llama.cpp's converter", "export.py", 15,
+        "Our GGUF files beside those of llama.cpp's own converter: for a tiny random model of each architecture "
+        "whether tensors and settings are the same, and which file says what transformers says; for 494 M parameters, "
+        "seconds and memory.",
+    ),
+    Piece(
+        "chatting", "Chat beside bare llama-cpp-python", "chatting.py", 10,
+        "Time to the first token and tokens a second of a chat, beside bare llama-cpp-python on the same file, by "
+        "turns; and how much sooner the second turn of a long conversation begins.",
+    ),
+    Piece(
         "gpu", "On a GPU", f"gpu.py --peer {TRL}", 30,
         "On a GPU, with the shapes of published models and random weights in NF4: PPO's peak of memory beside the "
         "plan's, episodes a second beside TRL's, decoding beside what reading the weights takes. Needs one.",

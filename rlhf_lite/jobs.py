@@ -220,7 +220,7 @@ def _died(run: Run, process: subprocess.Popen[bytes] | None) -> JobDied:
     return JobDied(
         f"{run.name} ended without a word",
         why=why + memory,
-        hint=f"its log: {run.log_path}; go on with --resume",
+        hint=f"its log: {run.log_path}; training goes on with --resume, all else is started again",
     )
 
 

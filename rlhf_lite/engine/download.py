@@ -35,7 +35,7 @@ from rlhf_lite import hub, jobs, paths
 from rlhf_lite.engine.job import Job
 from rlhf_lite.errors import DataError, DeviceBusy, DiskFull, MachineError, RlhfLiteError, UserError
 
-WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md")
 _CHUNK = 2**18  # bytes between two looks at whether to stop
 _TIMEOUT = 10  # seconds without a byte
 _TRIES = 5  # in a row without a byte

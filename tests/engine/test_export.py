@@ -96,7 +96,7 @@ def test_a_wrong_file_is_not_kept_and_an_older_one_is(
 ) -> None:
     (tmp_path / "tuned-q8_0.gguf").write_bytes(b"older")
     (tmp_path / "tuned-q8_0.gguf.77.f16.part").write_bytes(b"left by a kill")
-    monkeypatch.setattr(converter, "_reorder", lambda weight, heads: weight)
+    monkeypatch.setattr(converter, "interleaved", lambda weight, heads: weight)
     with pytest.raises(JobError, match="not equal") as caught:
         export_gguf(request(tmp_path, "q8_0"), silent)
     assert "mean KL" in caught.value.why

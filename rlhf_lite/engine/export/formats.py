@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +153,10 @@ class _Source:
 
 
 class _Proof:
-    """Compares what was written with the tuned model, which is loaded once; its answers are kept, as all that is
-    compared is compared on the same ones."""
+    """Compares what was written with the tuned model, which is loaded once."""
 
     def __init__(self, request: ExportRequest, source: _Source, report: Report) -> None:
         self._request, self._source, self._report = request, source, report
-        self._reference: Reference | None = None
         self._done: dict[str, tuple[Parity, int]] = {}
 
     def of_gguf(self, path: Path, quant: str) -> tuple[Parity, int]:
@@ -170,27 +169,18 @@ class _Proof:
 
     def of_loaded(self, candidate: Any, limits: str, called: str) -> Parity:
         """The same of something that has a worker's calls, by the limits of this type."""
-        reference, quant = self._reference or self._load(), find_quant(limits)
+        quant = find_quant(limits)
         told: Report = lambda what, done, total: self._report(f"{what} {called}", done, total)  # noqa: E731
-        parity = measure(reference, candidate, self._request.prompts, quant, told)
+        parity = measure(self._reference, candidate, self._request.prompts, quant, told)
         require(parity, quant, called)
         return parity
 
-    def _load(self) -> Reference:
+    @cached_property
+    def _reference(self) -> Reference:
         request, source = self._request, self._source
-        self._reference = loaded = Reference.load(
+        return Reference.load(
             request.model, request.quantization, request.adapter, source.tokenizer, source.stops
         )
-        answer, kept = loaded.answer, {}
-
-        def remembered(messages: Sequence[dict[str, str]]) -> Any:
-            key = repr(messages)
-            if key not in kept:
-                kept[key] = answer(messages)
-            return kept[key]
-
-        loaded.answer = remembered
-        return loaded
 
 
 def _quantize(f16: Path, target: Path, name: str, quant: Quant, report: Report) -> None:

@@ -152,12 +152,12 @@ def _stored(plan: GgufPlan, tensor: str, source: str) -> Iterator[torch.Tensor]:
     part = tensor.split(".")[-2]
     for block in plan.weights.blocks(source):
         if row.reorder_qk and part in heads:
-            yield _reorder(block, heads[part])
+            yield interleaved(block, heads[part])
         else:
             yield block + 1 if row.norms_from_one and part.endswith("norm") else block
 
 
-def _reorder(weight: torch.Tensor, heads: int) -> torch.Tensor:
+def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Interleave the two halves of each head's rows: (heads, 2, d/2, ...) -> (heads, d/2, 2, ...)."""
     split = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return split.swapaxes(1, 2).reshape(weight.shape)

@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 
 from rlhf_lite.engine.export.architectures import architecture_of, read_config
-from rlhf_lite.engine.export.gguf import _reorder
+from rlhf_lite.engine.export.gguf import interleaved
 from rlhf_lite.engine.export.merge import LoraAdapter
 from rlhf_lite.errors import DataError
 
@@ -39,7 +39,7 @@ def write_lora(lora: LoraAdapter, raw: dict[str, Any], target: Path, name: str) 
             if place is None:
                 raise DataError(f"the adapter has a matrix that the base has not: {source}")
             part = place.split(".")[-2]
-            rows = _reorder(b, heads[part]) if row.reorder_qk and part in heads else b
+            rows = interleaved(b, heads[part]) if row.reorder_qk and part in heads else b
             writer.add_tensor(f"{place}.lora_a", np.ascontiguousarray(a.numpy()))
             writer.add_tensor(f"{place}.lora_b", np.ascontiguousarray(rows.numpy()))
         writer.write_header_to_file()

@@ -44,6 +44,7 @@ class Reference:
         stops: frozenset[int],
     ) -> None:
         self.model, self.tokenizer, self.stops = model, tokenizer, stops
+        self._answered: dict[str, Answered] = {}
 
     @classmethod
     def load(
@@ -66,10 +67,15 @@ class Reference:
             return cls(model, tokenizer, stops)
         return cls(PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer, stops)
 
-    @torch.no_grad()
     def answer(self, messages: Sequence[dict[str, str]]) -> Answered:
-        """The greedy answer, at most :data:`ANSWER_TOKENS`."""
+        """The greedy answer, at most :data:`ANSWER_TOKENS`; the same one to every file that is compared."""
         rendered = text.render(self.tokenizer, messages)
+        if rendered not in self._answered:
+            self._answered[rendered] = self._answer(rendered)
+        return self._answered[rendered]
+
+    @torch.no_grad()
+    def _answer(self, rendered: str) -> Answered:
         prompt = text.encode(self.tokenizer, rendered)
         inputs = torch.tensor([prompt], device=self.model.device)
         model: Any = self.model
