@@ -96,6 +96,7 @@ class Bare:
         self._child = subprocess.Popen(
             [sys.executable, str(script), str(file), str(context), str(default_threads())], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child_environment(),
+            start_new_session=True,  # as ours: Linux gives each session its own share of a busy machine
         )  # fmt: skip
 
     def ask(self, how: str, messages: Messages, tokens: int, seed: int, prompt_tokens: int) -> Times:
@@ -110,7 +111,15 @@ class Bare:
 
 
 def times(first: float, seconds: float, tokens: int) -> Times:
-    return {"first": first, "rate": (tokens - 1) / (seconds - first) if tokens > 1 else 0.0}
+    assert 0 < tokens <= TOKENS, tokens
+    return {"first": first, "later": seconds - first, "tokens": tokens}
+
+
+def rate(answers: Sequence[Times]) -> float:
+    """Tokens a second behind the first, over all answers that are long enough to tell: the first text of a short one
+    may come with its last token."""
+    long = [a for a in answers if a["tokens"] >= TOKENS // 4]
+    return sum(a["tokens"] - 1 for a in long) / sum(a["later"] for a in long) if long else 0.0
 
 
 def conversation(words: int, number: int) -> Messages:
@@ -145,7 +154,7 @@ def measured(file: Path, words: int, rounds: int) -> dict[str, Any]:
     """Seconds to the first token of a new prompt and of a second turn, tokens a second, and ours over each."""
     ours = Ours(file)
     bare = Bare(file, ours.context)
-    round_of(ours, bare, words, 0)
+    round_of(ours, bare, 20, 0)
     found = [round_of(ours, bare, words, number) for number in range(1, rounds + 1)]
     prompt = ours.ask(conversation(words, 1), 1, 0)[1]["prompt_tokens"]
     ours.close()
@@ -154,12 +163,13 @@ def measured(file: Path, words: int, rounds: int) -> dict[str, Any]:
     for name in ("ours", *BARE):
         row[f"{name}: s to first"] = statistics.median(f[name][0]["first"] for f in found)
         row[f"{name}: s, second turn"] = statistics.median(f[name][1]["first"] for f in found)
-        row[f"{name}: tokens/s"] = statistics.median(f[name][0]["rate"] for f in found)
+        row[f"{name}: tokens/s"] = rate([turn for f in found for turn in f[name]])
     for name in BARE:
         row[f"s to first, ratio to {name}"] = spread(
             [f["ours"][0]["first"] / f[name][0]["first"] for f in found]
         )
-        row[f"tokens/s, ratio to {name}"] = spread([f["ours"][0]["rate"] / f[name][0]["rate"] for f in found])
+        bare_rate = row[f"{name}: tokens/s"]
+        row[f"tokens/s, ratio to {name}"] = row["ours: tokens/s"] / bare_rate if bare_rate else None
     row["second turn sooner by"] = spread([f["ours"][0]["first"] / f["ours"][1]["first"] for f in found])
     return row
 
