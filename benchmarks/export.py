@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_lite.engine.export.verify import kl_per_position, log_softmax
 from rlhf_lite.engine.llama import LlamaModel
+from rlhf_lite.engine.offload import Place
 from rlhf_lite.errors import RlhfLiteError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ def mean_kl(folder: Path, file: Path) -> float | str:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([ids])).logits[0]
     try:
-        with LlamaModel(file, kv="f32", n_threads=1, n_ctx=512) as loaded:
+        with LlamaModel(file, kv="f32", n_threads=1, place=lambda _: Place(512)) as loaded:
             found = log_softmax(loaded.logits(ids).astype(np.float64))
     except RlhfLiteError:
         return "does not load"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_models import demo_gguf, demo_model, lora, silent, tiny_model
+from export_models import demo_gguf, demo_model, lora, silent, tiny_gguf, tiny_model
 
 from rlhf_lite.catalog import QUANTS
 from rlhf_lite.engine import base, exporting
@@ -227,17 +227,14 @@ def test_kl_of_known_distributions() -> None:
 
 
 def test_an_abort_of_llama_cpp_is_an_error_with_its_signal(tmp_path: Path) -> None:
-    # Two tokens of the same text, which llama.cpp asserts against. A string in GGUF is its length and its bytes.
-    vocabulary = json.loads((demo_model() / "tokenizer.json").read_text())["model"]["vocab"]
-    length = (6).to_bytes(8, "little")
-    first, second = [length + t.encode() for t in vocabulary if len(t) == 6 and t.isalpha() and t.isascii()][
-        :2
-    ]
-    raw = demo_gguf().read_bytes()
-    assert raw.count(first) == raw.count(second) == 1
-    (tmp_path / "twins.gguf").write_bytes(raw.replace(first, second))
+    # Heads that are rotated in part, which llama.cpp asserts against here: a key, its type in four bytes, the number.
+    key = b"qwen2.rope.dimension_count"
+    raw = tiny_gguf("qwen2").read_bytes()
+    at = raw.index(key) + len(key) + 4
+    half = int.from_bytes(raw[at : at + 4], "little") // 2
+    (tmp_path / "half.gguf").write_bytes(raw[:at] + half.to_bytes(4, "little") + raw[at + 4 :])
     with worker.LlamaWorker(1) as llama, pytest.raises(JobDied, match="SIGABRT"):
-        llama.open(tmp_path / "twins.gguf")
+        llama.open(tmp_path / "half.gguf")
 
 
 def test_a_worker_that_is_killed(tmp_path: Path) -> None:

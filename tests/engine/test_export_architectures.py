@@ -29,6 +29,7 @@ from rlhf_lite.engine.export.merge import LoraAdapter, MergedWeights, Safetensor
 from rlhf_lite.engine.export.positions import position_settings
 from rlhf_lite.engine.export.verify import kl_per_position, log_softmax
 from rlhf_lite.engine.llama import LlamaModel
+from rlhf_lite.engine.offload import Place
 from rlhf_lite.errors import DataError, UserError
 
 # Mean KL that an F32 and an F16 file may cost; a random model costs more than a trained one.
@@ -58,8 +59,8 @@ class Differs:
     top1: float
 
 
-def differs(kind: str, file: Path, length: int = LONGEST, n_ctx: int = 512) -> Differs:
-    with LlamaModel(file, kv="f32", n_threads=1, n_ctx=n_ctx) as model:
+def differs(kind: str, file: Path, length: int = LONGEST, context: int = 512) -> Differs:
+    with LlamaModel(file, kv="f32", n_threads=1, place=lambda _: Place(context)) as model:
         found = log_softmax(model.logits(token_ids(length)).astype(np.float64))
     assert np.isfinite(found).all()
     expected = reference(kind, length)
@@ -86,7 +87,7 @@ def test_every_architecture_has_a_model() -> None:
 
 def test_a_text_beyond_the_length_that_was_trained_first() -> None:
     """LongRoPE has other factors there; llama.cpp takes them where the context that is opened is longer."""
-    beyond = differs("phi3-longrope", exported("phi3-longrope"), length=600, n_ctx=1024)
+    beyond = differs("phi3-longrope", exported("phi3-longrope"), length=600, context=1024)
     assert abs(beyond.kl) < EXACT
 
 
