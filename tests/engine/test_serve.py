@@ -251,17 +251,24 @@ def test_a_session_for_others_without_a_key_is_refused() -> None:
 def test_the_command_prints_an_address_and_a_line_for_a_shell_that_works() -> None:
     command = [sys.executable, "-m", "rlhf_lite", "serve", str(demo_gguf()), "--port", "0"]
     environment = {**os.environ, "RLHF_LITE_API_KEY": "se cret"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as serving:
-        assert serving.stdout is not None
-        url, line = (serving.stdout.readline().strip() for _ in range(2))
-        assert url.startswith("http://127.0.0.1:")
-        program, asked, _, kind, _, key, _, body = shlex.split(line)
-        assert (program, asked) == ("curl", f"{url}/chat/completions")
-        headers = dict(h.replace("$RLHF_LITE_API_KEY", "se cret").split(": ") for h in (kind, key))
-        with urlopen(Request(asked, body.encode(), headers), timeout=60) as reply:
-            assert json.load(reply)["choices"][0]["message"]["content"]
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(timeout=60) == 130
+    listening: Any = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  (a shell's & ignores Ctrl-C)
+    serving = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=listening
+    )
+    with serving:
+        try:
+            assert serving.stdout is not None
+            url, line = (serving.stdout.readline().strip() for _ in range(2))
+            assert url.startswith("http://127.0.0.1:")
+            program, asked, _, kind, _, key, _, body = shlex.split(line)
+            assert (program, asked) == ("curl", f"{url}/chat/completions")
+            headers = dict(h.replace("$RLHF_LITE_API_KEY", "se cret").split(": ") for h in (kind, key))
+            with urlopen(Request(asked, body.encode(), headers), timeout=60) as reply:
+                assert json.load(reply)["choices"][0]["message"]["content"]
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(timeout=60) == 130
+        finally:
+            serving.kill()
 
 
 def test_the_command_refuses_others_without_a_key(capfd: pytest.CaptureFixture[str]) -> None:
