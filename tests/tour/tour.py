@@ -199,7 +199,7 @@ class Tour(Person):
             self.terminal.wait_for("▸ Export")
             self.terminal.press("Enter")
             self.terminal.wait_for("Equal to the tuned model", JOB)
-            seen.append(self.terminal.wait_for(r"the same next token in [^;]*")[0])
+            seen.append(self.terminal.wait_for(r"same next token in [^;]*")[0])
             self.sure("NOT equal" not in self.terminal.screen(), "the file is not equal")
 
     def chat(self) -> None:
