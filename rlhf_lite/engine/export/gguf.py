@@ -39,7 +39,6 @@ _TYPES = {
     "f16": (torch.float16, GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (torch.bfloat16, GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
-_K_QUANT_ROW = 256  # K-quants take rows of a multiple of this
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,6 @@ class GgufPlan:
     vocabulary: Vocabulary
     names: dict[str, str]
     weights: MergedWeights
-
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(self.weights.shapes[name]) for name in self.names.values())
-
-    @property
-    def rows_fit_k_quants(self) -> bool:
-        """Whether every matrix can take a K-quant; else llama.cpp falls back to larger types."""
-        shapes = (self.weights.shapes[name] for name in self.names.values())
-        return all(shape[-1] % _K_QUANT_ROW == 0 for shape in shapes if len(shape) == 2)
 
 
 def plan_gguf(raw: dict[str, Any], vocabulary: Vocabulary, weights: MergedWeights) -> GgufPlan:
