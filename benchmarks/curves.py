@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -54,11 +55,15 @@ def fitted(kls: Sequence[float], gains: Sequence[float], bend: Callable[[float],
 
 
 def turn(kls: Sequence[float], rates: Sequence[float], budget: float) -> dict[str, float | None]:
-    """Where the smoothed rate is highest, what it is where the KL first reaches the budget, and where it ends."""
+    """The deepest fall of the smoothed rate, from where to where; what it is where the KL first reaches the budget, and
+    where it ends. Not simply its top: a policy that is far away may come to fulfil the wish again, by nonsense."""
     kl, rate = smoothed(kls), smoothed(rates)
-    top = max(range(len(rate)), key=rate.__getitem__)
+    tops = list(itertools.accumulate(range(len(rate)), lambda a, b: b if rate[b] > rate[a] else a))
+    low = max(range(len(rate)), key=lambda i: rate[tops[i]] - rate[i])
     over = next((r for k, r in zip(kl, rate, strict=True) if k >= budget), None)
     return {
-        "KL at the top": kl[top], "rate at the top": rate[top], f"rate at KL {budget:g}": over,
+        "KL before the fall": kl[tops[low]], "rate before the fall": rate[tops[low]],
+        f"rate at KL {budget:g}": over,
+        "KL after the fall": kl[low], "rate after the fall": rate[low],
         "KL at the end": kl[-1], "rate at the end": rate[-1],
     }  # fmt: skip

@@ -9,9 +9,10 @@ no leash: no KL penalty, no budget, six times the steps. Each step's own answers
 of the base to the same prompt, ties half. Beside it the best of n answers of the base by the same reward model, to
 prompts of the same set, at KL ln n − (n − 1)/n; n = 1 is the base.
 
-From each run come Gao's forms, gain = d·(a − b·log d) of PPO and d·(a − b·d) of best-of-n with d = √KL, and where the
-smoothed rate is highest beside its value at the default budget. b > 0 bends down. A rate cannot exceed 1, so one that
-only levels off there bends too, and where exactly its top is then is chance: the end says whether it falls.
+From each run come Gao's forms, gain = d·(a − b·log d) of PPO and d·(a − b·d) of best-of-n with d = √KL, and the turn:
+the deepest fall of the smoothed rate, beside its value at the default budget and at the end. b > 0 bends down; a rate
+cannot exceed 1, so one that only levels off there bends too. What a rule judges may become true again far away, of
+answers that nobody wants to read: the share that ends and the tokens tell.
 """
 
 from __future__ import annotations

@@ -170,7 +170,21 @@ def test_where_a_rate_turns_is_not_decided_by_one_lucky_step() -> None:
     rates = [0.9 - abs(n - 20) / 50 for n in range(40)]
     rates[35] = 1.0
     found = curves.turn(kls, rates, 10.0)
-    assert found["KL at the top"] == pytest.approx(20)
+    assert found["KL before the fall"] == pytest.approx(20)
+    assert found["KL after the fall"] == pytest.approx(37)
     assert found["rate at KL 10"] == pytest.approx(0.7)
     assert found["KL at the end"] == pytest.approx(37)
     assert curves.turn(kls, rates, 100.0)["rate at KL 100"] is None
+
+
+def test_a_turn_is_seen_where_the_rate_comes_back_later() -> None:
+    rates = [0.5] * 5 + [0.9] * 10 + [0.3] * 10 + [1.0] * 15
+    found = curves.turn([float(n) for n in range(40)], rates, 10.0)
+    fall = [found[name] for name in ("rate before the fall", "rate after the fall", "rate at the end")]
+    assert fall == pytest.approx([0.9, 0.3, 1.0])
+    assert 5 <= (found["KL before the fall"] or 0) <= 15
+
+
+def test_a_rate_that_only_rises_falls_by_nothing() -> None:
+    found = curves.turn([float(n) for n in range(20)], [n / 20 for n in range(20)], 10.0)
+    assert found["rate before the fall"] == found["rate after the fall"]
