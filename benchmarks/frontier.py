@@ -81,23 +81,35 @@ class Bench:
         return {**chosen, "kl": best_of_kl(n)}
 
 
-def one(wish: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:
-    """One wish at one seed: what is measured of the base and of each way of fulfilling the wish."""
+def one(kept: Record, wish: str, seed: int, folder: Path) -> None:
+    """One wish at one seed: what is missing of the base and of each way of fulfilling the wish."""
     judge = stages.NamedFunction.find(f"{Path(__file__).with_name('yes_no.py')}:{wish}")
     project = new_project(folder, seed)
     preset = stages.preset_of(project, [])
     label_pairs(project, judge, PAIRS)
-    reward = finished(stages.train(project, preset, "reward", None))
-    runs = {stage: finished(stages.train(project, preset, stage, None)) for stage in ("ppo", "dpo")}
-    bench = Bench(project, wish, reward)
-    asked, found = bench.answers(None, SAMPLES, 0)
-    base = {**bench.measured(asked, found.completions), "kl": 0.0}
-    told = {name: bench.policy(name, run) for name, run in runs.items()}
-    told |= {f"best of {n}": bench.best_of(n) for n in BEST_OF}
-    return {
-        by: {**row, "least": least_kl(base["rate"], row["rate"])}
-        for by, row in {"base": base, **told}.items()
-    }
+    bench = Bench(project, wish, finished(stages.train(project, preset, "reward", None)))
+
+    def measured(by: str) -> dict[str, float]:
+        if by == "base":
+            asked, found = bench.answers(None, SAMPLES, 0)
+            return {**bench.measured(asked, found.completions), "kl": 0.0}
+        if by in ("ppo", "dpo"):
+            return bench.policy(by, finished(stages.train(project, preset, by, None)))
+        return bench.best_of(int(by.removeprefix("best of ")))
+
+    rates: dict[str, float] = {}
+    for key in keys_of(wish, seed):
+        if not kept.has(**key):
+            row = measured(key["by"])
+            kept.add(key, **row, least=least_kl(rates.get("base", row["rate"]), row["rate"]))
+        row = next(r for r in kept.rows if r["key"] == key)
+        rates[key["by"]] = row["rate"]
+        print(line(key, row), flush=True)
+
+
+def keys_of(wish: str, seed: int) -> list[dict[str, Any]]:
+    """The base comes first: the others are held against it."""
+    return [{"wish": wish, "seed": seed, "by": by} for by in BY]
 
 
 def line(key: dict[str, Any], row: dict[str, Any]) -> str:
@@ -122,13 +134,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["RLHF_LITE_STATE"] = folder
         for seed, wish in itertools.product(given.seeds, given.wishes):
-            keys = [{"wish": wish, "seed": seed, "by": by} for by in BY]
-            if not record.missing(keys):
-                continue
-            rows = one(wish, seed, Path(folder) / f"{wish}-{seed}")
-            for key in keys:
-                record.add(key, **rows[key["by"]])
-                print(line(key, rows[key["by"]]), flush=True)
+            if record.missing(keys_of(wish, seed)):
+                one(record, wish, seed, Path(folder) / f"{wish}-{seed}")
 
 
 if __name__ == "__main__":

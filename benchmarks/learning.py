@@ -9,9 +9,10 @@ model. Each meets the base's answers to held-out prompts, temperature 1, judged 
 decided comparisons, its interval Wilson's over all seeds' comparisons together, as if no two were alike; the least and
 the most of the seeds' own rates stand beside it.
 
-By time: with the most labels, PPO and DPO once more for each budget of seconds. How many steps (epochs) fit is reckoned
-from the first run's seconds a step (an epoch); PPO's seconds include those of its reward model, and each stage's those
-of loading. The seconds it really took stand beside. Seconds are the processor's, of all threads together, so that what
+By time: with the most labels, PPO and DPO once more for each budget of seconds. How many steps fit is reckoned from
+the first run's seconds a step; PPO's seconds include those of its reward model, and each stage's those
+of loading. Both are on the leash of the product: a run that exceeds the KL budget ends there, and what was within it is
+judged. The seconds it really took stand beside. Seconds are the processor's, of all threads together, so that what
 else the machine does does not count. Best-of-n trains nothing but the reward model, but samples n answers for each that
 it gives.
 """
@@ -44,6 +45,7 @@ from rlhf_lite.project import Project, Run
 SAMPLES = 4  # to each held-out prompt
 BEST_OF = (4, 16)
 TOKENS = 96
+STEPS = {"ppo": ["ppo.steps={}"], "dpo": ["dpo.epochs=1", "dpo.min_steps={}"]}  # DPO's make whole epochs
 PRESET = ["reward.min_pairs=1"]  # twenty labels, some of them undecided, are too few for it otherwise
 JUDGE = stages.NamedFunction.find(f"{paths.examples() / 'judge.py'}:prefer")
 
@@ -102,32 +104,28 @@ class Bench:
 
 
 def one(kept: Record, labels: int, seed: int, budgets: list[int], folder: Path) -> None:
-    """One project: rows by labels, and by time where budgets are given."""
+    """One project: what is missing of its rows by labels, and by time where budgets are given."""
     project = new_project(folder, seed)
     counts = label_pairs(project, JUDGE, labels)
+    decided = counts.a + counts.b
     reward, reward_seconds = train(project, "reward")
     bench = Bench(project, reward)
-    pace: dict[str, float] = {}
-    for stage, unit, before in (("ppo", "steps", reward_seconds), ("dpo", "epochs", 0.0)):
+    for stage, before in (("ppo", reward_seconds), ("dpo", 0.0)):
+        key = {"labels": labels, "by": stage}
+        timed = {s: {"budget in s": s, "by": stage} for s in budgets}
+        if not kept.missing({**k, "seed": seed} for k in (key, *timed.values())):
+            continue
         run, seconds = train(project, stage)
-        pace[stage] = seconds / getattr(getattr(run.settings().preset, stage), unit)
-        keep(
-            kept,
-            {"labels": labels, "by": stage},
-            seed,
-            before + seconds,
-            counts.a + counts.b,
-            bench.policy(run),
-        )
-    for n, judged in bench.best_of().items():
-        key = {"labels": labels, "by": f"best of {n}"}
-        keep(kept, key, seed, reward_seconds, counts.a + counts.b, judged)
-    for budget in budgets:
-        for stage, unit, before in (("ppo", "steps", reward_seconds), ("dpo", "epochs", 0.0)):
-            fit = max(1, round((budget - before) / pace[stage]))
-            run, seconds = train(project, stage, f"{stage}.{unit}={fit}")
-            key = {"budget in s": budget, "by": stage}
-            keep(kept, key, seed, before + seconds, counts.a + counts.b, bench.policy(run))
+        keep(kept, key, seed, before + seconds, decided, bench.policy(run))
+        pace = seconds / max(m.step for m in run.status().metrics)
+        for budget, key in timed.items():
+            fit = max(1, round((budget - before) / pace))
+            run, seconds = train(project, stage, *(wanted.format(fit) for wanted in STEPS[stage]))
+            keep(kept, key, seed, before + seconds, decided, bench.policy(run))
+    keys = {n: {"labels": labels, "by": f"best of {n}"} for n in BEST_OF}
+    if kept.missing({**key, "seed": seed} for key in keys.values()):
+        for n, judged in bench.best_of().items():
+            keep(kept, keys[n], seed, reward_seconds, decided, judged)
 
 
 def keep(

@@ -48,7 +48,8 @@ map; a module names what it decided and what it left out in its own docstring.
     ppo.py                 the loop → update.py clipped updates · validation.py which checkpoint is best · outcome.py
     learner.py             what PPO trains and a resume needs · processes.py one run on several GPUs, by Accelerate ·
                            shares.py their rollouts as one
-    trainers.py pairs.py   what the stages on TRL's trainers share · the decided pairs as token ids
+    trainers.py pairs.py   what the stages on TRL's trainers share · the decided pairs as token ids ·
+                           leash.py ends a DPO that goes too far
     rollout.py             one batch with all PPO needs · scoring.py who scores it · batches.py rows laid out together
     critic.py              what an answer will still earn · checkpoint.py atomic checkpoints
     session.py             what the sessions share · decoder.py one answer, token by token, of a view of the base

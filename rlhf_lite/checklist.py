@@ -118,7 +118,7 @@ def _reward(run: Run | None, decided: int, wanted: int) -> tuple[State, str]:
 def _policy(run: Run | None, reward: Run | None) -> tuple[State, str]:
     if run:
         result = run.status().result
-        kl = result.get("kl_last")
+        kl = result.get("kl_best", result.get("kl_last"))
         return "done", run.name + (f" · KL {kl:z.1f}" if isinstance(kl, float) else "")
     return ("ready", "ready") if reward else ("blocked", "waits for the reward model")
 

@@ -34,6 +34,7 @@ METRIC_LABELS = {
     "repetition": "share of an answer that it has said before",
     "eval/scores": "reward on held-out prompts",
     "eval/kl": "KL on held-out prompts",
+    "eval/ended": "share of answers to held-out prompts that end by themselves",
     "loss": "loss",
     "lr": "learning rate",
     "episode": "episodes so far",

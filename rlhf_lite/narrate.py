@@ -25,7 +25,9 @@ from rlhf_lite.paths import shown
 from rlhf_lite.project import Run
 from rlhf_lite.report import Output, StoppedByUser, printable
 
-BRIEF = {"objective/scores": "reward", "objective/kl": "KL", "completion_length": "tokens", "loss": "loss"}
+BRIEF = {"loss": "loss", "objective/scores": "reward", "eval/kl": "KL", "objective/kl": "KL",
+         "completion_length": "tokens"}  # fmt: skip
+"""Of two by one name the later, where a run tells both."""
 STARTING = ""  # no kind of work has this name
 LINE_EVERY, LINE_SHARE, LINE_AT_LATEST = 5.0, 0.1, 60.0  # seconds, share of the whole, seconds
 STYLES: dict[signs.Level, str] = {"ok": "", "watch": "yellow", "bad": "red"}
@@ -67,7 +69,8 @@ class Narrator:
         self._bars: progress.Progress | None = None
         self._tasks: dict[str, progress.TaskID] = {}
         self._paces: dict[str, _Pace] = {}
-        self._numbers, self._what = "", ""
+        self._told: dict[str, float] = {}  # by the names of metrics
+        self._what = ""
 
     def __enter__(self) -> Narrator:
         if self._console.is_terminal:
@@ -101,7 +104,7 @@ class Narrator:
             case events.Progress():
                 self._progress(event)
             case events.Metrics(values=values):
-                self._numbers = "  ".join(f"{BRIEF[k]} {v:.3g}" for k, v in values.items() if k in BRIEF)
+                self._told |= values
             case events.Note(text=text):
                 self.say(f"  {text}")
             case events.Warn(text=text, hint=hint):
@@ -116,7 +119,7 @@ class Narrator:
     def _progress(self, event: events.Progress) -> None:
         what, done, total = printable(event.what), event.done, max(event.total, 1)
         if what != self._what:
-            self._what, self._numbers = what, ""  # numbers of other work
+            self._what, self._told = what, {}  # numbers of other work
         if self._bars:
             if STARTING in self._tasks:
                 self._bars.remove_task(self._tasks.pop(STARTING))
@@ -137,6 +140,12 @@ class Narrator:
                 if part
             )
         )
+
+    @property
+    def _numbers(self) -> str:
+        """What was measured last, in brief."""
+        brief = {BRIEF[name]: self._told[name] for name in BRIEF if name in self._told}
+        return "  ".join(f"{name} {value:.3g}" for name, value in brief.items())
 
 
 class Nurse:

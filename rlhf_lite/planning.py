@@ -116,6 +116,7 @@ class _Case:
             "dpo": lambda: self._trained(
                 compared,
                 lambda again: has.supervised(dpo.batch_size, dpo.max_tokens, 2, again, tile=True),
+                has.sampling(),
                 has.judging(dpo.max_tokens, logits=True),
             ),
             "merge": lambda: _worst({**self._base(proven), **has.adapters(1)}, proven.proof()),

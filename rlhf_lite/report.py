@@ -148,10 +148,14 @@ def trained_words(values: Mapping[str, Any]) -> list[str]:
         accuracy = interval(values["accuracy"], values.get("accuracy_interval"))
         base = values.get("length_baseline")
         beside = "" if base is None else f"; a rule that looks at length only: {interval(base, None)}"
-        return [
+        found = [
             f"right on {accuracy} of {values.get('pairs_heldout')} held-out pairs",
             f"trained on {values.get('pairs_train')}{beside}",
         ]
+        if "kl_best" in values:  # of DPO
+            steps = f"step {values.get('best_step')} of {values.get('steps')}"
+            found.append(f"kept {steps}, KL {number(values['kl_best'])}; stopped: {values.get('stopped')}")
+        return found
     if "score_last" in values:
         first, last = number(values.get("score_first")), number(values["score_last"])
         return [

@@ -79,10 +79,13 @@ class Reward(_Section, frozen=True):
 
 
 class Dpo(_Section, frozen=True):
+    """It ends where its KL exceeds ``ppo.kl_target``; ``min_steps`` as of the reward model."""
+
     learning_rate: Positive = 5e-5
     epochs: Count = 3
     batch_size: Count = 8
     max_tokens: Count = 1024
+    min_steps: Count = 100
     beta: Positive = 0.1
 
 

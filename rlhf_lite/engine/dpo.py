@@ -18,9 +18,19 @@ from trl import DPOConfig, DPOTrainer
 from rlhf_lite.engine import checkpoint
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
+from rlhf_lite.engine.leash import Leash
 from rlhf_lite.engine.pairs import TokenPair, in_batches, load_pairs
+from rlhf_lite.engine.prompts import PromptIds, load_prompts
 from rlhf_lite.engine.rollout import logprobs_of
-from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned, arguments, columns, first_and_last_loss
+from rlhf_lite.engine.trainers import (
+    ADAPTER,
+    JobTrainer,
+    Learned,
+    arguments,
+    columns,
+    epochs,
+    first_and_last_loss,
+)
 from rlhf_lite.intervals import wilson
 
 REFERENCE = "ref"  # TRL's name
@@ -44,10 +54,15 @@ def run(job: Job) -> None:
     else:
         base.add(ADAPTER, job.preset.lora, trainable=True)
     trainer = make_trainer(job, Learned(base), pairs.train)
+    leash = Leash(trainer, REFERENCE, _held_out_prompts(job, base))
+    trainer.add_callback(leash)
     trainer.run()
+    kept = leash.kept()
+    adapter = job.run.folder / "checkpoints" / f"{kept.step:06d}" / "adapter"
+    trainer.learned.load(adapter)
     rewards = implicit_margins(job, base, pairs.held_out, trainer.state.global_step)
     right = sum(m > 0 for m in rewards)
-    checkpoint.publish(trainer.adapter, job.run.adapter)
+    checkpoint.publish(adapter, job.run.adapter)
     job.result(
         {
             "pairs_train": len(pairs.train),
@@ -55,16 +70,26 @@ def run(job: Job) -> None:
             "accuracy": right / len(rewards) if rewards else None,
             "accuracy_interval": list(wilson(right, len(rewards))),
             "loss_last": first_and_last_loss(job)[1],
+            "steps": trainer.state.global_step,
+            "best_step": kept.step,
+            "kl_best": kept.kl,
+            "stopped": "kl_target" if trainer.done else "finished",
             "skipped_too_long": pairs.skipped_too_long,
         }
     )
+
+
+def _held_out_prompts(job: Job, base: SharedBase) -> list[PromptIds]:
+    return load_prompts(job, base, "valid", or_else=load_prompts(job, base, "train"))
 
 
 def make_trainer(job: Job, learned: Learned, pairs: Sequence[TokenPair]) -> JobTrainer:
     """TRL's trainer on the shared base."""
     section, longest = job.preset.dpo, max(p.longest for p in pairs)
     rows = [{"prompt_ids": p.prompt, "chosen_ids": p.chosen, "rejected_ids": p.rejected} for p in pairs]
-    config = DPOConfig(**arguments(job, section, learned.base, 2 * longest), beta=section.beta)
+    config = DPOConfig(
+        **arguments(job, section, learned.base, 2 * longest, epochs(section, len(pairs))), beta=section.beta
+    )
     return JobDpoTrainer.build(job, learned, learned.base.peft, args=config, train_dataset=columns(rows))
 
 

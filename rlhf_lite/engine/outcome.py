@@ -27,6 +27,7 @@ def publish(job: Job, counters: Counters, stopped: str, peak_memory_bytes: int) 
             "score_last": last["objective/scores"],
             "score_best": best.score,
             "kl_last": last["objective/kl"],
+            "kl_best": best.kl,
             "stopped": stopped,
             "episodes_per_second": len(steps) * job.preset.ppo.episodes / sum(s["seconds"] for s in steps),
             "peak_memory_bytes": peak_memory_bytes,

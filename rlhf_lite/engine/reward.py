@@ -14,7 +14,6 @@ Decided here:
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,11 +29,10 @@ from rlhf_lite.engine.prompts import draw, load_prompts
 from rlhf_lite.engine.sampling import sample, seeded
 from rlhf_lite.engine.scoring import RewardModel
 from rlhf_lite.engine.statistics import correlation
-from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned, arguments, columns
+from rlhf_lite.engine.trainers import ADAPTER, JobTrainer, Learned, arguments, columns, epochs
 from rlhf_lite.errors import JobError, UserError
 from rlhf_lite.events import Metrics
 from rlhf_lite.intervals import wilson
-from rlhf_lite.settings import Reward
 
 SCALE_SAMPLES = 128  # the standard error of the mean is then 9 % of a standard deviation
 FEW_HELD_OUT = 20
@@ -80,21 +78,12 @@ def make_trainer(job: Job, learned: Learned, pairs: Sequence[TokenPair]) -> JobT
         for p in pairs
     ]
     config = RewardConfig(
-        **{
-            **arguments(job, section, learned.base, 2 * longest),
-            "num_train_epochs": epochs(section, len(pairs)),
-        },
+        **arguments(job, section, learned.base, 2 * longest, epochs(section, len(pairs))),
         center_rewards_coefficient=section.centering or None,
     )
     return JobRewardTrainer.build(
         job, learned, reward_view(learned), args=config, train_dataset=columns(rows)
     )
-
-
-def epochs(section: Reward, pairs: int) -> int:
-    """How often the pairs are gone through. With 36 of them 30 steps left a reward model right about 76 % of further
-    pairs, 100 steps about 99 %."""
-    return max(section.epochs, math.ceil(section.min_steps / math.ceil(pairs / section.batch_size)))
 
 
 def reward_view(learned: Learned) -> PreTrainedModel:

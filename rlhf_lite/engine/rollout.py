@@ -247,6 +247,19 @@ def _of_reference(
             yield p.spread(token_logprobs(states, base.logits, p.targets)), p.spread(states)
 
 
+def sampled(
+    base: SharedBase, view: str, reference: str | None, prompts: Sequence[list[int]], *, micro_batch: int,
+    max_new_tokens: int, sampling_batch: int, generator: torch.Generator, on_batch: Callable[[int], None],
+) -> tuple[Samples, list[float]]:  # fmt: skip
+    """A view's answers to these prompts, and the KL of each to the reference, nats a sequence."""
+    with base.view(view):
+        found = sample(
+            base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
+            on_batch=on_batch,
+        )  # fmt: skip
+    return found, sequence_kl(found, logprobs_of(base, reference, prompts, found.completions, micro_batch))
+
+
 def sequence_kl(samples: Samples, reference: list[torch.Tensor]) -> list[float]:
     """KL estimate of each sampled completion, nats a sequence: the sum of k1 over its tokens."""
     return [sum(p) - float(r.sum()) for p, r in zip(samples.logprobs, reference, strict=True)]

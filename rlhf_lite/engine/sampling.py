@@ -119,11 +119,12 @@ def _sample_batch(
 
 def _draw(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One index a row, (b, V) → (b,), where a uniform number falls among the sums: one random number a row, not one for
-    each token of the vocabulary. The sums are fp64: in fp32 the rare tokens of a large vocabulary would be lost."""
+    each token of the vocabulary. The sums are fp64: in fp32 the rare tokens of a large vocabulary would be lost. Of
+    probabilities that are not numbers the last index: one beyond it would end a process on a GPU without a word."""
     sums = probabilities.cumsum(-1, dtype=torch.float64)
     total = sums[:, -1:]
     point = torch.rand(total.shape, generator=generator, device=total.device, dtype=total.dtype) * total
-    return torch.searchsorted(sums, point, right=True).squeeze(-1)
+    return torch.searchsorted(sums, point, right=True).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
 class _RolloutLayer(DynamicLayer):

@@ -87,5 +87,6 @@ def make_trainer(job: Job, learned: Learned, examples: Sequence[Example]) -> Job
     """TRL's trainer on the shared base."""
     longest = max(len(e.ids) for e in examples)
     rows = [{"input_ids": e.ids, "labels": e.labels} for e in examples]
-    config = SFTConfig(**arguments(job, job.preset.sft, learned.base, longest))
+    section = job.preset.sft
+    config = SFTConfig(**arguments(job, section, learned.base, longest, section.epochs))
     return JobSftTrainer.build(job, learned, learned.base.peft, args=config, train_dataset=columns(rows))

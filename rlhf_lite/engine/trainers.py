@@ -17,7 +17,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,8 @@ class JobTrainer(Trainer):
 
     job: Job
     learned: Learned
+    keep: Container[int] = ()  # steps of checkpoints that are not pruned
+    done: bool = False  # before its last step
 
     @classmethod
     def build(cls, job: Job, learned: Learned, model: nn.Module, **options: Any) -> JobTrainer:
@@ -97,11 +99,15 @@ class JobTrainer(Trainer):
         before = self.job.run.checkpoints()
         if before:
             self.job.emit(Resumed(from_step=int(before[-1].name)))
-        with self.learned.base.view(ADAPTER):
-            self.train(resume_from_checkpoint=str(before[-1]) if before else None)
+        self.train(resume_from_checkpoint=str(before[-1]) if before else None)
         self.learned.base.model.eval()
-        if self.state.global_step < self.state.max_steps:
+        if self.state.global_step < self.state.max_steps and not self.done:
             raise StopRequested(self.state.global_step)
+
+    def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
+        """In the adapter's own view, which is left between two steps: a callback may look from another."""
+        with self.learned.base.view(ADAPTER):
+            return super().training_step(*args, **options)
 
     @property
     def adapter(self) -> Path:
@@ -125,7 +131,7 @@ class JobTrainer(Trainer):
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
         step = self.state.global_step
-        path = checkpoint.save(self.job.run, step, write)
+        path = checkpoint.save(self.job.run, step, write, keep=self.keep)
         self.job.emit(Saved(step=step, path=str(path)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -170,18 +176,29 @@ class JobCallback(TrainerCallback):
         values = {("lr" if k == "learning_rate" else k): float(v) for k, v in logs.items() if k != "epoch"}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
-            raise Diverged(
-                f"training diverged at step {state.global_step}", why=f"not finite: {', '.join(broken)}",
-                hint=f"try a tenth of the learning rate: --set {self._job.inputs.stage}.learning_rate=…",
-            )  # fmt: skip
+            raise diverged(self._job, state.global_step, f"not finite: {', '.join(broken)}")
         self._job.emit(Metrics(step=state.global_step, values=values))
 
 
-def arguments(job: Job, section: Sft | Reward | Dpo, base: SharedBase, longest: int) -> dict[str, Any]:
+def diverged(job: Job, step: int, why: str) -> Diverged:
+    hint = f"try a tenth of the learning rate: --set {job.inputs.stage}.learning_rate=…"
+    return Diverged(f"training diverged at step {step}", why=why, hint=hint)
+
+
+def epochs(section: Reward | Dpo, pairs: int) -> int:
+    """How often the pairs are gone through. With 36 of them 30 steps left a reward model right about 76 % of further
+    pairs, 100 steps about 99 %; with 35 of them 50 steps of DPO won 70 % against the base, 100 steps 92 %."""
+    return max(section.epochs, math.ceil(section.min_steps / math.ceil(pairs / section.batch_size)))
+
+
+def arguments(
+    job: Job, section: Sft | Reward | Dpo, base: SharedBase, longest: int, epochs: int
+) -> dict[str, Any]:
     """The training arguments that all three trainers share.
 
     Args:
         longest: tokens of the longest example, both sides of a pair together.
+        epochs: how often the examples are gone through.
     """
     _silence()
     on_gpu = base.device.type == "cuda"
@@ -190,7 +207,7 @@ def arguments(job: Job, section: Sft | Reward | Dpo, base: SharedBase, longest: 
         "output_dir": str(job.run.folder / "checkpoints"),
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": section.batch_size // size,
-        "num_train_epochs": section.epochs,
+        "num_train_epochs": epochs,
         "learning_rate": section.learning_rate,
         "warmup_steps": 0.1,
         "lr_scheduler_type": "linear",

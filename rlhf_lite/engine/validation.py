@@ -13,8 +13,8 @@ import torch
 from rlhf_lite.engine import text
 from rlhf_lite.engine.learner import Learner
 from rlhf_lite.engine.prompts import PromptIds, draw
-from rlhf_lite.engine.rollout import logprobs_of, sequence_kl
-from rlhf_lite.engine.sampling import sample, seeded
+from rlhf_lite.engine.rollout import sampled
+from rlhf_lite.engine.sampling import seeded
 from rlhf_lite.engine.scoring import Scorer
 from rlhf_lite.engine.statistics import mean
 from rlhf_lite.events import Metrics, Sample
@@ -90,13 +90,9 @@ def _answers(
 ) -> list[_Answer]:  # fmt: skip
     if not prompts:  # fewer than there are processes
         return []
-    base = learner.base
-    with base.view("policy"):
-        found = sample(
-            base, prompts, max_new_tokens=max_new_tokens, batch_size=sampling_batch, generator=generator,
-            on_batch=on_batch,
-        )  # fmt: skip
+    found, kl = sampled(
+        learner.base, "policy", learner.reference, prompts, micro_batch=micro_batch, max_new_tokens=max_new_tokens,
+        sampling_batch=sampling_batch, generator=generator, on_batch=on_batch,
+    )  # fmt: skip
     scores = score(prompts, found.completions, micro_batch)
-    reference = logprobs_of(base, learner.reference, prompts, found.completions, micro_batch)
-    kl = sequence_kl(found, reference)
     return [_Answer(*row) for row in zip(prompts, found.completions, scores, kl, found.ended, strict=True)]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from export_models import lora, tiny_model
-from training_projects import make_project, new_job, new_run, preferences, weights
+from training_projects import make_project, new_job, new_run, preferences, stop_at, weights
 
 from rlhf_lite.engine import dpo
 from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.pairs import load_pairs
 from rlhf_lite.engine.rollout import logprobs_of
 from rlhf_lite.engine.trainers import ADAPTER, Learned
-from rlhf_lite.project import Project
+from rlhf_lite.project import Project, Run
 
 SOME_PROMPTS, SOME_COMPLETIONS = [[5, 6, 7], [8, 9]], [[10, 11, 12], [13, 14, 15, 16]]
 
@@ -72,3 +73,63 @@ def test_the_result_of_a_run_that_starts_from_sft_is_one_adapter_on_the_base(pro
     assert start.keys() == tuned.keys()
     distance = max(float((start[n] - tuned[n]).abs().max()) for n in start)
     assert 0 < distance < 0.01
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    return run.status().result
+
+
+def test_it_ends_where_it_goes_beyond_the_target_and_keeps_what_was_within(project: Project) -> None:
+    """Its own loss goes on falling; what it says to held-out prompts tells."""
+    run = new_run(project, "dpo", "dpo.learning_rate=5e-3", "dpo.epochs=10", "ppo.kl_target=1.0")
+    assert run_job("dpo", run) == 0
+    status, found = run.status(), result_of(run)
+    looks = {m.step: m.values["eval/kl"] for m in status.metrics if "eval/kl" in m.values}
+    losses = [m.values["loss"] for m in status.metrics if "loss" in m.values]
+    assert looks[0] == pytest.approx(0, abs=1e-4)
+    assert found["stopped"] == "kl_target"
+    assert list(looks.values())[-1] > 1.0 >= found["kl_best"] == looks[found["best_step"]]
+    assert 0 < found["best_step"] < found["steps"] < 10 * math.ceil(found["pairs_train"] / 8)
+    assert losses[-1] < losses[0]
+    assert any("exceeds the target" in w.text for w in status.warnings)
+    kept = weights(run.folder / "checkpoints" / f"{found['best_step']:06d}" / "adapter")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights(run.adapter).items())
+
+
+def test_one_that_is_beyond_the_target_at_the_first_look_says_what_to_change(project: Project) -> None:
+    run = new_run(project, "dpo", "dpo.learning_rate=5e-2", "dpo.epochs=10", "ppo.kl_target=0.001")
+    assert run_job("dpo", run) == 5
+    failure = run.status().failure
+    assert failure is not None
+    assert failure.kind == "Diverged"
+    assert "target is 0.001" in failure.why
+    assert "dpo.learning_rate" in failure.hint
+    assert not run.adapter.exists()
+
+
+def test_what_it_says_is_sampled_at_the_start_and_ten_times_on_the_way(project: Project) -> None:
+    run = new_run(project, "dpo", "dpo.epochs=4", "dpo.batch_size=2")
+    assert run_job("dpo", run) == 0
+    status, steps = run.status(), result_of(run)["steps"]
+    looks = [m.step for m in status.metrics if "eval/ended" in m.values]
+    every = math.ceil(steps / 10)
+    assert looks == [0, *range(every, steps, every), steps]
+    assert {s.step for s in status.samples} == set(looks)
+    assert all(0 <= m.values["eval/ended"] <= 1 for m in status.metrics if "eval/ended" in m.values)
+    assert result_of(run)["best_step"] == steps
+
+
+def test_what_was_within_outlives_a_stop_and_many_saves(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved at every step, stopped between two looks, resumed, and beyond the target at the next look."""
+    monkeypatch.setattr("rlhf_lite.engine.trainers.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("rlhf_lite.engine.leash.LOOKS", 3)
+    run = new_run(project, "dpo", "dpo.learning_rate=2e-3", "dpo.batch_size=2", "ppo.kl_target=3")
+    with monkeypatch.context() as patch:
+        stop_at(13, patch)
+        assert run_job("dpo", run) == 130
+    assert run_job("dpo", run) == 0
+    found = result_of(run)
+    assert found["stopped"] == "kl_target"
+    assert found["best_step"] in [int(c.name) for c in run.checkpoints()]

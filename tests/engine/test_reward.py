@@ -17,7 +17,7 @@ from training_projects import make_project, new_job, new_run, preferences
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from rlhf_lite import settings
-from rlhf_lite.engine import heads, reward, text
+from rlhf_lite.engine import heads, reward, text, trainers
 from rlhf_lite.engine.__main__ import run_job
 from rlhf_lite.engine.base import SharedBase, keep_unpacked
 from rlhf_lite.engine.job import Job
@@ -175,8 +175,8 @@ def test_the_adapter_is_plain_peft_and_its_scores_add_up_to_the_rewards(
 @pytest.mark.parametrize(("pairs", "expected"), [(36, 20), (20, 34), (264, 4), (1000, 3)])
 def test_few_pairs_are_gone_through_until_there_were_enough_steps(pairs: int, expected: int) -> None:
     """100 steps at 8 a step: 36 pairs make 5 steps an epoch, 20 make 3, 264 make 33, 1000 make more than enough."""
-    section = settings.Reward(epochs=3, batch_size=8, min_steps=100)
-    assert reward.epochs(section, pairs) == expected
+    for section in (settings.Reward, settings.Dpo):
+        assert trainers.epochs(section(epochs=3, batch_size=8, min_steps=100), pairs) == expected
 
 
 def test_a_visible_wish_is_learned_from_forty_pairs_and_reported_by_the_contract(tmp_path: Path) -> None:

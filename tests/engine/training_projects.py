@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from rlhf_lite import paths, settings
 from rlhf_lite.engine.base import SharedBase
 from rlhf_lite.engine.job import Job
+from rlhf_lite.events import AnyEvent, Metrics
 from rlhf_lite.labels import MUCH_BETTER, Preference
 from rlhf_lite.project import Project, ProjectFile, Run
 
@@ -20,6 +24,7 @@ SMALL = [
     "reward.min_steps=1",
     "sft.epochs=2",
     "dpo.epochs=2",
+    "dpo.min_steps=1",
 ]
 FRUIT = ("apples", "pears", "plums", "figs", "dates", "limes", "kiwis", "grapes", "melons", "cherries")
 ROOMS = ("the hall", "the kitchen", "the cellar", "the attic", "the garden", "the office")
@@ -69,6 +74,18 @@ def new_job(project: Project, stage: str, *assignments: str, start: str = "") ->
     """A job that a test takes step by step, and its base."""
     job = Job(new_run(project, stage, *assignments, start=start))
     return job, SharedBase.load(job.inputs)
+
+
+def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Have the user ask for a stop, as the command line does, while that step runs."""
+    emit = Job.emit
+
+    def emit_and_ask(job: Job, event: AnyEvent) -> None:
+        emit(job, event)
+        if isinstance(event, Metrics) and event.step == step and "loss" in event.values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    patch.setattr(Job, "emit", emit_and_ask)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

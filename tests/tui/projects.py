@@ -108,7 +108,8 @@ def finished(folder: Path) -> Project:
     project = rewarded(folder)
     _run(project, "sft", _learned("sft", {"loss_first": 1.31, "loss_last": 0.62, "examples": 24}))
     _run(project, "dpo", _learned("dpo", {"pairs_train": 44, "pairs_heldout": 13, "accuracy": 0.692,
-                                          "accuracy_interval": [0.424, 0.873], "loss_last": 0.41}))  # fmt: skip
+                                          "accuracy_interval": [0.424, 0.873], "loss_last": 0.41, "steps": 54,
+                                          "best_step": 54, "kl_best": 2.4, "stopped": "finished"}))  # fmt: skip
     _run(project, "ppo", _ppo(STEPS))
     run = _run(project, "eval", _evaluated())
     (run.folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _answers()))
@@ -194,6 +195,7 @@ def _generated() -> list[AnyEvent]:
 
 def _learning(stage: str, steps: int) -> list[AnyEvent]:
     noise, said = random.Random(stage), _loaded()
+    said += _looked_at(0) if stage == "dpo" else []
     for step in range(1, steps + 1):
         far = step / 54
         values = {"loss": 0.693 * math.exp(-2.2 * far) + 0.05 + noise.gauss(0, 0.02), "lr": 3e-3 * (1 - far),
@@ -204,8 +206,15 @@ def _learning(stage: str, steps: int) -> list[AnyEvent]:
             "dpo": {"rewards/margins": margin / 3, "rewards/accuracies": min(1.0, 0.5 + 0.4 * far)},
             "sft": {"mean_token_accuracy": 0.6 + 0.25 * far},
         }[stage]
+        said += _looked_at(step) if stage == "dpo" and step % 6 == 0 else []
         said += [events.Metrics(step=step, values=values), _progress("training steps", step, 54)]
     return said
+
+
+def _looked_at(step: int) -> list[AnyEvent]:
+    """DPO's answers to held-out prompts, which nobody scores."""
+    said = [events.Sample(step=step, prompt=s.prompt, completion=s.completion) for s in _sampled(step // 4)]
+    return [*said, events.Metrics(step=step, values={"eval/kl": 2.4 * (step / 54) ** 2, "eval/ended": 1.0})]
 
 
 def _learned(stage: str, result: dict[str, Any]) -> list[AnyEvent]:
@@ -256,7 +265,7 @@ def _evaluated_at(step: int) -> events.Metrics:
     )
 
 
-def _sampled(step: int) -> list[AnyEvent]:
+def _sampled(step: int) -> list[events.Sample]:
     """The same two prompts each time, answered ever more as this person likes it."""
 
     def one(number: int) -> events.Sample:

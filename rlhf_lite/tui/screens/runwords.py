@@ -81,7 +81,7 @@ def row(watched: Watched, found: Verdict | None, mark: str, width: int) -> Text:
         "when": when(watched),
         "steps": _steps(watched) if known else "",
         "reward": _last(watched, "objective/scores", "+.2f") if known else "",
-        "KL": _last(watched, "objective/kl", ".1f") if known else "",
+        "KL": _kl(watched) if known else "",
         "size": size(found.bytes) if found else "",
     }
     text = Text(f"{mark} ", no_wrap=True, overflow="ellipsis")
@@ -129,6 +129,12 @@ def _steps(watched: Watched) -> str:
         totals = [total for _, (at, total) in watched.status.progress.items() if at == done]
         return f"{done}/{totals[-1]}" if totals and totals[-1] != done else str(done)
     return ""
+
+
+def _kl(watched: Watched) -> str:
+    """Of the checkpoint that was kept; until there is one, of the last steps."""
+    kept = watched.status.result.get("kl_best")
+    return f"{kept:z.1f}" if isinstance(kept, float) else _last(watched, "objective/kl", ".1f")
 
 
 def _last(watched: Watched, metric: str, form: str) -> str:

@@ -16,8 +16,8 @@ from rlhf_lite.tui.feed import Change, Watched
 from rlhf_lite.tui.page import Page
 
 NONE = (
-    "No samples yet. While PPO trains, it answers a few fixed prompts now and then; here you see how those answers "
-    "change, and what the reward model thinks of them."
+    "No samples yet. While PPO or DPO trains, it answers a few fixed prompts now and then; here you see how those "
+    "answers change, and of PPO what the reward model thinks of them."
 )
 LAST_SCORES = 12  # of the rewards on the way
 

@@ -23,7 +23,8 @@ TITLES = {"ppo": "PPO", "reward": "Reward model", "dpo": "DPO", "sft": "Warm-up 
 ABOUT = {
     "ppo": "PPO samples answers, has the reward model score them, and moves the policy towards what scores well, on a "
     "leash: KL to the reference may not exceed the budget.",
-    "dpo": "DPO learns from the labels directly, without a reward model. Less can go wrong, and less is gained.",
+    "dpo": "DPO learns from the labels directly, without a reward model, on PPO's leash: now and then it answers "
+    "held-out prompts, and ends where their KL to the reference exceeds the target.",
     "reward": "The reward model learns to tell which of two answers you would like better. Labels on held-out prompts "
     "say how often it agrees with you.",
     "sft": "SFT imitates the answers you wrote or chose. PPO and DPO then start from there.",

@@ -14,23 +14,30 @@ from rlhf_lite.tui.widgets.chart import BrailleChart
 
 @dataclass(frozen=True)
 class Chart:
-    """A metric and its title; ``extra`` ones appear where there is room, ``spread`` is the metric of its band."""
+    """A metric and its title; ``extra`` ones appear where there is room, ``spread`` is the metric of its band,
+    ``limit`` the setting of PPO that is drawn as a line."""
 
     metric: str
     title: str
     extra: bool = False
     spread: str = ""
+    limit: str = ""
 
 
 CHARTS: dict[str, tuple[Chart, ...]] = {
     "ppo": (
         Chart("objective/scores", "Reward", spread="objective/scores_std"),
-        Chart("objective/kl", "KL to the reference"),
+        Chart("objective/kl", "KL to the reference", limit="kl_budget"),
         Chart("objective/entropy", "Entropy", extra=True),
         Chart("completion_length", "Answer length", extra=True),
     ),
     "reward": (Chart("loss", "Loss"), Chart("margin", "Margin")),
-    "dpo": (Chart("loss", "Loss"), Chart("rewards/margins", "Margin")),
+    "dpo": (
+        Chart("loss", "Loss"),
+        Chart("eval/kl", "KL to the reference", limit="kl_target"),
+        Chart("rewards/margins", "Margin", extra=True),
+        Chart("eval/ended", "Answers that end", extra=True),
+    ),
     "sft": (Chart("loss", "Loss"), Chart("mean_token_accuracy", "Token accuracy")),
 }
 LAST_STEPS = 50
@@ -46,8 +53,10 @@ class RunCharts(Container):
 
     def __init__(self, stage: str, preset: Preset, *, ascii: bool = False, id: str | None = None) -> None:
         self.charts = list(CHARTS[stage])
+        self._limits = {c.metric: c.limit for c in self.charts if c.limit}
+        label = next(iter(self._limits.values()), "").removeprefix("kl_")
         self._drawn = [
-            BrailleChart("", target_label="budget", classes="extra" if c.extra else "") for c in self.charts
+            BrailleChart("", target_label=label, classes="extra" if c.extra else "") for c in self.charts
         ]
         super().__init__(*self._drawn, id=id, classes="four" if len(self.charts) == 4 else "")
         self._preset = preset
@@ -58,7 +67,8 @@ class RunCharts(Container):
 
     def _title(self, chart: Chart, drawn: BrailleChart) -> None:
         drawn.title = chart.title
-        drawn.target = self._preset.ppo.kl_budget if chart.metric == "objective/kl" else None
+        limit = self._limits.get(chart.metric)
+        drawn.target = getattr(self._preset.ppo, limit) if limit else None
 
     def feed(self, status: RunStatus) -> None:
         """Draw what the run has measured since the last call; steps that were taken back go."""
