@@ -2,7 +2,8 @@
 DPOTrainer.
 
 The reference is where the policy starts: a frozen copy, which TRL makes, of the adapter it is given. That is the
-``sft`` adapter where there is one, else a fresh one, whose copy computes what the bare base computes.
+``sft`` adapter where there is one, else a fresh one, whose copy computes what the bare base computes. How far it goes
+from there is watched (:mod:`rlhf_lite.engine.leash`).
 """
 
 from __future__ import annotations
