@@ -53,14 +53,12 @@ class Leash(TrainerCallback):
         Raises:
             Diverged: there is none but the start.
         """
-        last = self._within()[-1]
-        if last.step == 0:
-            first = self._looks()[1]
-            why = (
-                f"at the first look its KL was {first.kl:.3g} nats a sequence; the target is {self.target:g}"
-            )
+        within = [look for look in self._within() if look.step]
+        if not within:
+            first = next(look for look in self._looks() if look.kl > self.target)
+            why = f"its KL was {first.kl:.3g} nats a sequence by then; the target is {self.target:g}"
             raise diverged(self._job, first.step, why)
-        return last
+        return within[-1]
 
     def _looks(self) -> list[Look]:
         metrics = self._job.run.status().metrics
@@ -70,10 +68,9 @@ class Leash(TrainerCallback):
         return [look for look in self._looks() if look.kl <= self.target]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == 0:
-            self._look(0)
-        else:
-            self._trainer.keep = {self._within()[-1].step}
+        if not self._looks():  # at its start, or stopped by a version that did not look
+            self._look(state.global_step)
+        self._trainer.keep = {look.step for look in self._within()[-1:]}
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step, last = state.global_step, state.max_steps

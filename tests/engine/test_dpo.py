@@ -133,3 +133,19 @@ def test_what_was_within_outlives_a_stop_and_many_saves(
     found = result_of(run)
     assert found["stopped"] == "kl_target"
     assert found["best_step"] in [int(c.name) for c in run.checkpoints()]
+
+
+def test_a_run_that_an_earlier_version_stopped_goes_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a checkpoint and never looked."""
+    run = new_run(project, "dpo")
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        assert run_job("dpo", run) == 130
+    log = run.events_path
+    log.write_text(
+        "".join(line for line in log.read_text().splitlines(keepends=True) if "eval/kl" not in line)
+    )
+    assert run_job("dpo", run) == 0
+    assert result_of(run)["best_step"] == result_of(run)["steps"]
