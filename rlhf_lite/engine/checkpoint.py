@@ -15,6 +15,11 @@ from rlhf_lite.project import Run
 KEEP_LAST = 2
 
 
+def at(run: Run, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return run.folder / "checkpoints" / f"{step:06d}"
+
+
 def save(run: Run, step: int, write: Callable[[Path], None], *, keep: Container[int] = ()) -> Path:
     """Write a checkpoint and keep it, those of ``keep`` and the last two.
 
@@ -22,9 +27,8 @@ def save(run: Run, step: int, write: Callable[[Path], None], *, keep: Container[
         write: fills the folder it is given.
         keep: steps of checkpoints that are not pruned.
     """
-    folder = run.folder / "checkpoints"
-    final = folder / f"{step:06d}"
-    part = folder / f"{step:06d}.part"
+    final = at(run, step)
+    part = final.with_name(f"{final.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write(part)

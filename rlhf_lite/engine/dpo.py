@@ -59,9 +59,9 @@ def run(job: Job) -> None:
     trainer.add_callback(leash)
     trainer.run()
     kept = leash.kept()
-    adapter = job.run.folder / "checkpoints" / f"{kept.step:06d}" / "adapter"
+    adapter = checkpoint.at(job.run, kept.step) / "adapter"
     trainer.learned.load(adapter)
-    rewards = implicit_margins(job, base, pairs.held_out, trainer.state.global_step)
+    rewards = implicit_margins(job, base, pairs.held_out, leash.steps)
     right = sum(m > 0 for m in rewards)
     checkpoint.publish(adapter, job.run.adapter)
     job.result(
@@ -71,7 +71,7 @@ def run(job: Job) -> None:
             "accuracy": right / len(rewards) if rewards else None,
             "accuracy_interval": list(wilson(right, len(rewards))),
             "loss_last": first_and_last_loss(job)[1],
-            "steps": trainer.state.global_step,
+            "steps": leash.steps,
             "best_step": kept.step,
             "kl_best": kept.kl,
             "stopped": "kl_target" if trainer.done else "finished",

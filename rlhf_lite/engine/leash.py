@@ -45,7 +45,13 @@ class Leash(TrainerCallback):
     def __init__(self, trainer: JobTrainer, reference: str, prompts: Sequence[PromptIds]) -> None:
         self._trainer, self._reference, self._prompts = trainer, reference, prompts
         self._job = trainer.job
-        self.target = trainer.job.preset.ppo.kl_target
+        self._target = trainer.job.preset.ppo.kl_target
+        trainer.done = any(look.kl > self._target for look in self._looks())  # in an earlier life
+
+    @property
+    def steps(self) -> int:
+        """That were taken; the last is always looked at."""
+        return self._looks()[-1].step
 
     def kept(self) -> Look:
         """The last step within the target, of all the run's lives.
@@ -55,8 +61,8 @@ class Leash(TrainerCallback):
         """
         within = [look for look in self._within() if look.step]
         if not within:
-            first = next(look for look in self._looks() if look.kl > self.target)
-            why = f"its KL was {first.kl:.3g} nats a sequence by then; the target is {self.target:g}"
+            first = next(look for look in self._looks() if look.kl > self._target)
+            why = f"its KL was {first.kl:.3g} nats a sequence by then; the target is {self._target:g}"
             raise diverged(self._job, first.step, why)
         return within[-1]
 
@@ -65,7 +71,7 @@ class Leash(TrainerCallback):
         return [Look(m.step, m.values["eval/kl"]) for m in metrics if "eval/kl" in m.values]
 
     def _within(self) -> list[Look]:
-        return [look for look in self._looks() if look.kl <= self.target]
+        return [look for look in self._looks() if look.kl <= self._target]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not self._looks():  # at its start, or stopped by a version that did not look
@@ -78,12 +84,12 @@ class Leash(TrainerCallback):
             return
         kl = self._look(step)
         control.should_save = True
-        if kl <= self.target:
+        if kl <= self._target:
             self._trainer.keep = {step}
             return
         control.should_training_stop = self._trainer.done = True
         self._job.warn(
-            f"stopped at step {step} of {last}: KL {kl:.1f} exceeds the target, {self.target:g}",
+            f"stopped at step {step} of {last}: KL {kl:.1f} exceeds the target, {self._target:g}",
             "the last checkpoint within it is kept; a larger dpo.beta leashes tighter",
         )
 

@@ -12,7 +12,7 @@ def publish(job: Job, counters: Counters, stopped: str, peak_memory_bytes: int) 
     steps = [m.values for m in job.run.status().metrics if "seconds" in m.values]  # of all the run's lives
     last = steps[-1]
     best = counters.best
-    checkpoint.publish(job.run.folder / "checkpoints" / f"{best.step:06d}" / "policy", job.run.adapter)
+    checkpoint.publish(checkpoint.at(job.run, best.step) / "policy", job.run.adapter)
     if best.step == 0:
         job.warn(
             "no checkpoint scored better than the untrained policy",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from training_projects import make_project, new_job, new_run, preferences, stop_
 
 from rlhf_lite.engine import dpo
 from rlhf_lite.engine.__main__ import run_job
+from rlhf_lite.engine.job import Job
 from rlhf_lite.engine.pairs import load_pairs
 from rlhf_lite.engine.rollout import logprobs_of
 from rlhf_lite.engine.trainers import ADAPTER, Learned
@@ -149,3 +152,21 @@ def test_a_run_that_an_earlier_version_stopped_goes_on(
     )
     assert run_job("dpo", run) == 0
     assert result_of(run)["best_step"] == result_of(run)["steps"]
+
+
+def test_a_stop_after_it_went_too_far_trains_nothing_more(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: Job, *_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        job.check_stop()
+
+    run = new_run(project, "dpo", "dpo.learning_rate=5e-3", "dpo.epochs=10", "ppo.kl_target=1.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo, "implicit_margins", stop)
+        assert run_job("dpo", run) == 130
+    before = [m.step for m in run.status().metrics]
+    assert run_job("dpo", run) == 0
+    assert [m.step for m in run.status().metrics] == before
+    assert result_of(run)["stopped"] == "kl_target"
+    assert result_of(run)["best_step"] < result_of(run)["steps"] == max(before)
