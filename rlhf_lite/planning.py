@@ -34,7 +34,7 @@ _KNOBS = {
     "sft": ("sft.batch_size", "sft.max_tokens"),
     "reward": ("reward.batch_size", "reward.max_tokens", *_SAMPLING),
     "ppo": ("ppo.micro_batch", *_SAMPLING),
-    "dpo": ("dpo.batch_size", "dpo.max_tokens"),
+    "dpo": ("dpo.batch_size", "dpo.max_tokens", *_SAMPLING),
     "merge": _SAMPLING[-1:],
 }
 _SHORTEST = 64  # tokens: below, there is no answer worth learning from

@@ -83,6 +83,7 @@ def test_prompts_of_a_large_batch_are_read_in_parts_of_like_size() -> None:
         ("generate", "sampling.batch_size=64"), ("generate", "sampling.max_prompt_tokens=1024"),
         ("sft", "sft.max_tokens=9000"), ("reward", "reward.max_tokens=5000"), ("ppo", "ppo.micro_batch=16"),
         ("ppo", "sampling.max_new_tokens=512"), ("ppo", "lora.rank=64"), ("dpo", "dpo.max_tokens=5000"),
+        ("dpo", "sampling.batch_size=2000"),
         ("merge", "lora.rank=64"), ("chat", "lora.rank=64"),
     ],
 )  # fmt: skip
