@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rlhf_lite import health, narrate, settings
-from rlhf_lite.events import AnyEvent, Changed, EventWriter, Failed, Metrics, Result, Resumed
+from rlhf_lite.events import AnyEvent, Changed, EventWriter, Failed, Metrics, Progress, Result, Resumed
 from rlhf_lite.project import Project, RunStatus, fold
 from rlhf_lite.settings import Ppo
 
@@ -231,6 +231,24 @@ def test_the_verdict_on_a_reward_model(result: dict[str, object], level: str, wo
 
 def test_a_reward_model_in_training_has_no_verdict_yet() -> None:
     assert health.of_reward(RunStatus()).words == "measuring…"
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ([{"eval/kl": 1.25}, {"loss": 0.5}], "loss 0.5  KL 1.25"),
+        ([{"objective/kl": 3.0}, {"eval/kl": 9.0}], "KL 3"),
+    ],
+    ids=["DPO tells KL now and then and the loss at every step", "of PPO's two the step's own"],
+)
+def test_progress_beside_what_was_measured_last(measured: list[dict[str, float]], words: str) -> None:
+    said = io.StringIO()
+    narrator = narrate.Narrator(Console(file=said, width=200))
+    narrator.tell(Progress(what="steps", done=0, total=100))
+    for step, values in enumerate(measured):
+        narrator.tell(Metrics(step=step, values=values))
+    narrator.tell(Progress(what="steps", done=100, total=100))
+    assert said.getvalue().rstrip().endswith(f"100%  {words}")
 
 
 def test_the_narration_says_a_change_of_health_once(project: Project) -> None:
