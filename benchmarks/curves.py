@@ -56,7 +56,7 @@ def fitted(kls: Sequence[float], gains: Sequence[float], bend: Callable[[float],
 
 def turn(kls: Sequence[float], rates: Sequence[float], budget: float) -> dict[str, float | None]:
     """The deepest fall of the smoothed rate, from where to where; what it is where the KL first reaches the budget, and
-    where it ends. Not simply its top: a policy that is far away may come to fulfil the wish again, by nonsense."""
+    where it ends. Not simply its top: a policy that is far away may come to fulfil the wish again."""
     kl, rate = smoothed(kls), smoothed(rates)
     tops = list(itertools.accumulate(range(len(rate)), lambda a, b: b if rate[b] > rate[a] else a))
     low = max(range(len(rate)), key=lambda i: rate[tops[i]] - rate[i])

@@ -12,7 +12,7 @@ prompts of the same set, at KL ln n − (n − 1)/n; n = 1 is the base.
 From each run come Gao's forms, gain = d·(a − b·log d) of PPO and d·(a − b·d) of best-of-n with d = √KL, and the turn:
 the deepest fall of the smoothed rate, beside its value at the default budget and at the end. b > 0 bends down; a rate
 cannot exceed 1, so one that only levels off there bends too. What a rule judges may become true again far away, of
-answers that nobody wants to read: the share that ends and the tokens tell.
+answers that do not end: the share that ends and the tokens tell.
 """
 
 from __future__ import annotations
